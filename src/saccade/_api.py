@@ -1,0 +1,152 @@
+"""The catalogue's names bound to surgery: the functions of the package that add attention to a network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from saccade._checks import check_choice, check_int
+from saccade.attention._card import Card
+from saccade.attention.aaconv import AAConv2d
+from saccade.attention.catalog import MECHANISMS, card, check_mechanism, mechanism
+from saccade.errors import UsageError
+from saccade.surgery import (
+    AttachedEdit,
+    ConvBlend,
+    Edit,
+    GateBlend,
+    Plan,
+    Site,
+    apply_edits,
+    detach,
+    live_plan,
+    match_paths,
+    resolve_sites,
+)
+
+KINDS = ("gate", "context", "conv", "norm", "warp", "position")
+ATTENDS = ("channel", "spatial", "channel+spatial", "positions")
+
+
+def list_attention(kind: str | None = None, attends: str | None = None) -> list[str]:
+    """Names of the mechanisms, all or those of one ``kind`` and of what they weigh (``attends``)."""
+    if kind is not None:
+        check_choice("kind", kind, KINDS)
+    if attends is not None:
+        check_choice("attends", attends, ATTENDS)
+    return [
+        name
+        for name, cls in MECHANISMS.items()
+        if kind in (None, cls.paper.kind) and attends in (None, cls.paper.attends)
+    ]
+
+
+def describe(name: str) -> Card:
+    """All about a mechanism: paper, equations, options with defaults, deviations, limits. Prints as text."""
+    return card(name)
+
+
+def create_attention(name: str, channels: int, **options: Any) -> nn.Module:
+    """Build a mechanism for maps of ``channels`` channels: (B, C, H, W) -> (B, C, H, W).
+
+    A mechanism that takes a convolution's place becomes a 3 x 3 one with as many output as input channels.
+
+    Raises:
+        UsageError: an unknown name or option, with the nearest known ones; an option out of range.
+    """
+    check_mechanism(name, options)
+    check_int("channels", channels)
+    cls = mechanism(name)
+    return cls(channels, channels, 3, **options) if cls.paper.kind == "conv" else cls(channels, **options)
+
+
+def augment(
+    model: nn.Module,
+    attention: str,
+    *,
+    at: str | Sequence[str],
+    options: dict[str, Any] | None = None,
+    start: str = "identity",
+    example_input: Tensor | None = None,
+    inplace: bool = False,
+) -> nn.Module:
+    """Add attention to a network at the modules that ``at`` names.
+
+    Args:
+        model: the host, any ``nn.Module``. Names of its parameters stay.
+        attention: a name of :func:`list_attention`. A gate goes after the module's output; ``aaconv`` takes a
+            convolution's place.
+        at: a dotted path, a glob (``"*.bn2"``; ``*`` matches dots too), or a list of those.
+        options: of the mechanism, as :func:`describe` lists them.
+        start: ``"identity"``: the network computes what it did, exactly, and attention is blended in by training, by a
+            factor ``alpha`` that starts at 0. ``"paper"``: the paper's own form and initialisation; an augmented
+            convolution then keeps the host's first ``out_channels - dv`` filters.
+        example_input: one input of the host, for the sizes of its maps; by default an image of the size in the host's
+            ``pretrained_cfg``, else 224 x 224.
+        inplace: edit ``model`` itself instead of a deep copy.
+
+    Returns:
+        The augmented network.
+
+    Raises:
+        UsageError: nothing matches ``at``; a mechanism that does not fit a module there; an unknown name or option.
+    """
+    check_mechanism(attention, options or {})
+    check_choice("start", start, ("paper", "identity"))
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"`model` (={model!r}) must be an nn.Module")
+    mode = "replace" if mechanism(attention).paper.kind == "conv" else "after"
+    model = model if inplace else copy.deepcopy(model)
+    sites = resolve_sites(model, match_paths(model, at), example_input)
+    edits = [Edit(site.path, mode, attention, dict(options or {}), cast(Any, start)) for site in sites]
+    apply_edits(model, edits, _build, example_input)
+    return model
+
+
+def plan_of(model: nn.Module) -> Plan:
+    """The edits that a model carries now; an empty plan for a plain host.
+
+    Raises:
+        UsageError: an edit that something removed behind our back, with what to do.
+    """
+    return live_plan(model)
+
+
+def strip(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+    """The host without its attention: its own modules, classes, names and weights.
+
+    Args:
+        model: an augmented network; a plain one comes back as it is.
+        inplace: strip ``model`` itself instead of a deep copy.
+    """
+    model = model if inplace else copy.deepcopy(model)
+    detach(model)
+    return model
+
+
+def _build(edit: Edit, site: Site) -> nn.Module:
+    """The module of an edit at a site: the factory that surgery is given."""
+    cls = mechanism(edit.attention)
+    if edit.mode == "after":
+        attention = cls(site.out_shape[1], **edit.options)
+        return (GateBlend if edit.start == "identity" else AttachedEdit)(attention, edit)
+    conv = site.module
+    if not isinstance(conv, nn.Conv2d):
+        raise UsageError(
+            f"{edit.attention!r} takes a convolution's place, and {edit.site!r} is a {type(conv).__name__}; "
+            "name modules that are nn.Conv2d"
+        )
+    augmented = AAConv2d.from_conv(conv, **_map_size(edit, site), **edit.options)
+    return ConvBlend(augmented.attention, edit) if edit.start == "identity" else augmented
+
+
+def _map_size(edit: Edit, site: Site) -> dict[str, tuple[int, int]]:
+    """The true size for the relative tables, unless the caller gave one."""
+    if "feature_size" in edit.options:
+        return {}
+    every = edit.options.get("downsample", 1)
+    height, width = (-(-size // every) for size in site.out_shape[-2:])
+    return {"feature_size": (height, width)}

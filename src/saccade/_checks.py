@@ -1,0 +1,74 @@
+"""Checks of arguments. Each sentence is written once, here."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+from saccade.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def nearest(value: str, known: Iterable[str]) -> str:
+    """A hint such as ``; did you mean 'gam'?``, or nothing when no known word is close."""
+    close = difflib.get_close_matches(value, list(known), n=3)
+    return f"; did you mean {' or '.join(repr(word) for word in close)}?" if close else ""
+
+
+def check_choice(name: str, value: object, choices: Collection[Any]) -> None:
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        hint = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
+        raise UsageError(f"`{name}` (={value!r}) must be one of {listed}{hint}")
+
+
+def check_int(name: str, value: object, *, at_least: int = 1) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise UsageError(f"`{name}` (={value!r}) must be an integer of at least {at_least}")
+
+
+def check_number(name: str, value: object, *, low: float, high: float) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise UsageError(f"`{name}` (={value!r}) must be a number from {low} to {high}")
+
+
+def check_divides(name: str, value: int, whole_name: str, whole: int) -> None:
+    if whole % value:
+        raise UsageError(f"`{name}` (={value}) must divide `{whole_name}` (={whole})")
+
+
+def check_map(x: Tensor, channels: int, owner: str) -> None:
+    """The input of a mechanism must be a batch of maps, (B, C, H, W), with the mechanism's channels."""
+    if x.dim() != 4:
+        raise UsageError(f"{owner} takes maps of shape (B, C, H, W); got {x.dim()} dimensions, {tuple(x.shape)}")
+    if x.shape[1] != channels:
+        raise UsageError(
+            f"{owner} was built for {channels} channels; got a map with {x.shape[1]}, {tuple(x.shape)}; "
+            f"build it with channels={x.shape[1]}"
+        )
+
+
+def check_options(owner: str, target: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Options given by name must be keyword-only parameters of ``target``."""
+    known = list(keyword_options(target))
+    for name in options:
+        if name not in known:
+            listed = ", ".join(known) or "none"
+            raise UsageError(f"{owner} has no option {name!r} (it has: {listed}){nearest(name, known)}")
+
+
+def keyword_options(target: Callable[..., Any]) -> dict[str, Any]:
+    """The keyword-only parameters of ``target`` with their defaults, in the order of its signature."""
+    parameters = inspect.signature(target).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def hidden_width(channels: int, reduction: int) -> int:
+    """The width of a bottleneck: ``max(1, channels // reduction)``, so that small maps work."""
+    check_int("channels", channels)
+    check_int("reduction", reduction)
+    return max(1, channels // reduction)

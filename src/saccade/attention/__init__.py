@@ -1,0 +1,1 @@
+"""The mechanisms: one file each, pure functions first, then a thin module, its paper as data."""

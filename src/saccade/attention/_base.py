@@ -1,0 +1,26 @@
+"""What every mechanism is, and what the ones that multiply share."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from saccade.attention._card import Paper
+
+
+class Mechanism(nn.Module):
+    """A module with a paper."""
+
+    paper: ClassVar[Paper]
+
+
+class Gate(Mechanism):
+    """A mechanism that multiplies its input by a map made from it."""
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The map by which x is multiplied; its shape broadcasts to that of x, (B, C, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)

@@ -1,0 +1,331 @@
+"""Attention-augmented convolution: part of the output channels sees the whole map, the rest its neighbourhood."""
+
+# B batch, C channels, H W the map, N heads, d depth of a key per head
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from saccade._checks import check_divides, check_int, check_map, check_number
+from saccade.attention._base import Mechanism
+from saccade.attention._card import Paper
+from saccade.errors import UsageError
+from saccade.ops import relative_attention_2d, resize_relative_table
+
+PAPER = Paper(
+    title="Attention Augmented Convolutional Networks",
+    authors="Irwan Bello, Barret Zoph, Ashish Vaswani, Jonathon Shlens, Quoc V. Le",
+    year=2019,
+    venue="ICCV",
+    arxiv="1904.09925",
+    kind="conv",
+    attends="positions",
+    equations=(
+        "l[i, j] = q_i . (k_j + r^H[j_y - i_y] + r^W[j_x - i_x]) / sqrt(d)",
+        "O_n = softmax(l) V_n for every head n",
+        "MHA(x) = W_O concat(O_1 .. O_N)",
+        "AAConv(x) = concat(conv(x), MHA(x)), the convolution with F_out - d_v filters",
+    ),
+    deviations=(
+        "The relative tables start from N(0, 1/d). The paper's listing passes that number as the mean, which we take "
+        "for a slip.",
+        "Small maps: heads are lowered to their largest divisor not above F_out / 4, and the least key depth to "
+        "F_out / heads where F_out < 128. The paper's own networks are not affected.",
+        "A stride is applied by attending from and to the pixels at the filters' centres; the paper gives no listing "
+        "for strides.",
+        "On a map of another size the tables are interpolated linearly over offsets.",
+    ),
+    limits=("Cost and memory grow with the square of H * W: the paper augments from the deepest stage outwards.",),
+)
+
+
+def attention_depths(
+    out_channels: int, heads: int, kappa: float, upsilon: float, min_key_dim: int
+) -> tuple[int, int, int]:
+    """(heads, d_k, d_v) of an augmented convolution with F_out output channels, by the paper's ratios.
+
+    d_k is kappa F_out and d_v upsilon F_out, rounded down to multiples of the heads; every head's keys have at least
+    ``min_key_dim`` dimensions. Small F_out lowers heads and the minimum, see the Card.
+    """
+    heads = max((h for h in range(1, heads + 1) if heads % h == 0 and 4 * h <= out_channels), default=1)
+    if out_channels < 128:
+        min_key_dim = min(min_key_dim, max(1, out_channels // heads))
+    dk = max(_floor_to_multiple(kappa * out_channels, heads), heads * min_key_dim)
+    dv = max(_floor_to_multiple(upsilon * out_channels, heads), heads)
+    return heads, dk, dv
+
+
+class SelfAttention2d(nn.Module):
+    """Multi-head self-attention over the pixels of a map, the attention half of :class:`AAConv2d`.
+
+    One 1 x 1 convolution makes queries, keys and values (output rows q, then k, then v, head after head), the op
+    attends, another 1 x 1 convolution mixes the heads. A map is read at the pixels ``offset + i * stride``.
+
+    Shapes: (B, C, H, W) -> (B, dv, H', W').
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        dk: int,
+        dv: int,
+        heads: int,
+        kv_heads: int,
+        relative: bool,
+        feature_size: tuple[int, int],
+        sampling: _Sampling,
+        downsample: int,
+        bias: bool,
+        backend: str,
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = heads, kv_heads
+        self.key_depth, self.value_depth = dk // heads, dv // heads
+        self.out_channels = dv
+        self.sampling = sampling
+        self.downsample = downsample
+        self.backend = backend
+        self.qkv = nn.Conv2d(in_channels, dk + kv_heads * (self.key_depth + self.value_depth), 1, bias=bias)
+        self.proj = nn.Conv2d(dv, dv, 1, bias=bias)
+        self.rel_h, self.rel_w = (
+            nn.Parameter(torch.randn(2 * size - 1, self.key_depth) * self.key_depth**-0.5) if relative else None
+            for size in feature_size
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.sampling(x)
+        size = x.shape[-2:]
+        if self.downsample > 1:
+            kernel = 2 * (self.downsample // 2) + 1
+            x = F.avg_pool2d(x, kernel, self.downsample, padding=kernel // 2, count_include_pad=False)
+        out = self.proj(self._attend(*self._split(self.qkv(x))))
+        if self.downsample > 1:
+            out = F.interpolate(out, size=size, mode="bilinear", align_corners=False)
+        return out
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, rows, H, W) -> queries, keys, values, each (B, heads, H, W, depth)."""
+        widths = (self.heads * self.key_depth, self.kv_heads * self.key_depth, self.kv_heads * self.value_depth)
+        q, k, v = (
+            part.unflatten(1, (heads, -1)).permute(0, 1, 3, 4, 2)
+            for part, heads in zip(qkv.split(widths, dim=1), (self.heads, self.kv_heads, self.kv_heads), strict=True)
+        )
+        return q, k, v
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        height, width = q.shape[2:4]
+        if self.rel_h is not None and self.rel_w is not None:
+            rel_h, rel_w = resize_relative_table(self.rel_h, height), resize_relative_table(self.rel_w, width)
+            out = relative_attention_2d(q, k, v, rel_h, rel_w, backend=self.backend)
+        else:
+            q, k, v = (part.flatten(2, 3) for part in (q, k, v))
+            out = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.kv_heads != self.heads)
+            out = out.unflatten(2, (height, width))
+        return out.permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+
+class AAConv2d(Mechanism):
+    """Attention-augmented convolution (Bello et al., ICCV 2019, arXiv 1904.09925, equations 1 to 6).
+
+    ``AAConv(x) = concat(conv(x), MHA(x))`` over channels, the convolution with ``out_channels - dv`` filters and first.
+    The paper's F_in, F_out are ``in_channels``, ``out_channels``; N_h ``heads``; d_k, d_v ``dk``, ``dv``; kappa, upsilon
+    the same. Follow it by a BatchNorm, as the paper does.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as ``torch.nn.Conv2d``;
+            ``padding=None`` keeps the size at stride 1. ``bias`` holds for the attention's 1 x 1 convolutions too.
+        heads: N_h, 8.
+        kappa, upsilon: d_k / F_out and d_v / F_out, 0.2 and 0.1 as in most of the paper's networks.
+        min_key_dim: the least depth of a head's keys, 20.
+        dk, dv: total depths, instead of those from kappa and upsilon; multiples of ``heads``, ``dv <= out_channels``.
+        kv_heads: fewer heads for keys and values (grouped queries); a divisor of ``heads``.
+        relative: learned embeddings of vertical and horizontal offsets, shared by all heads.
+        feature_size: the map (H or (H, W)) on which attention works, after stride and ``downsample``: it sets the size
+            of the relative tables. Another size at run time reads them by interpolation.
+        downsample: attend on a map this many times smaller (average pooling, bilinear upsampling), for large maps.
+        backend: of :func:`saccade.ops.relative_attention_2d`.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H', W') with the convolution's H', W'.
+
+    Raises:
+        UsageError: sizes out of range, depths that heads do not divide, a padding so large that filters are centred
+            outside the map.
+    """
+
+    paper = PAPER
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | None = None,
+        *,
+        heads: int = 8,
+        kappa: float = 0.2,
+        upsilon: float = 0.1,
+        min_key_dim: int = 20,
+        dk: int | None = None,
+        dv: int | None = None,
+        kv_heads: int | None = None,
+        relative: bool = True,
+        feature_size: int | tuple[int, int] = 14,
+        downsample: int = 1,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        for name, value in {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "heads": heads,
+            "min_key_dim": min_key_dim,
+            "downsample": downsample,
+            "groups": groups,
+        }.items():
+            check_int(name, value)
+        check_number("kappa", kappa, low=0, high=math.inf)
+        check_number("upsilon", upsilon, low=0, high=1)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        heads, dk, dv = _resolve_depths(out_channels, heads, kappa, upsilon, min_key_dim, dk, dv)
+        kv_heads = heads if kv_heads is None else kv_heads
+        check_int("kv_heads", kv_heads)
+        check_divides("kv_heads", kv_heads, "heads", heads)
+        sampling = _Sampling.of_convolution(kernel_size, stride, padding, dilation)
+        self.conv = (
+            nn.Conv2d(
+                in_channels,
+                out_channels - dv,
+                sampling.kernel,
+                sampling.stride,
+                sampling.padding,
+                sampling.dilation,
+                groups=groups,
+                bias=bias,
+            )
+            if dv < out_channels
+            else None
+        )
+        self.attention = SelfAttention2d(
+            in_channels,
+            dk=dk,
+            dv=dv,
+            heads=heads,
+            kv_heads=kv_heads,
+            relative=relative,
+            feature_size=_pair("feature_size", feature_size),
+            sampling=sampling,
+            downsample=downsample,
+            bias=bias,
+            backend=backend,
+        )
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, **options: Any) -> Self:
+        """The augmented form of a convolution: its geometry, and its first ``out_channels - dv`` filters to start from.
+
+        Raises:
+            UsageError: a convolution with groups, with padding other than zeros, or with padding given in words.
+        """
+        if conv.groups != 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            raise UsageError(
+                f"aaconv can take the place of a convolution with groups=1 and numeric zero padding; got {conv}"
+            )
+        geometry = {
+            "kernel_size": conv.kernel_size,
+            "stride": conv.stride,
+            "padding": conv.padding,
+            "dilation": conv.dilation,
+            "bias": conv.bias is not None,
+        }
+        augmented = cls(conv.in_channels, conv.out_channels, **(geometry | options))
+        if augmented.conv is not None:
+            with torch.no_grad():
+                filters = augmented.conv.out_channels
+                augmented.conv.weight.copy_(conv.weight[:filters])
+                if conv.bias is not None and augmented.conv.bias is not None:
+                    augmented.conv.bias.copy_(conv.bias[:filters])
+        return augmented
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_map(x, self.in_channels, "aaconv")
+        attended = self.attention(x)
+        return attended if self.conv is None else torch.cat((self.conv(x), attended), dim=1)
+
+
+class _Sampling:
+    """Which pixels are the centres of a convolution's filters: where attention looks from, so that the maps match."""
+
+    def __init__(
+        self,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> None:
+        self.kernel, self.stride, self.padding, self.dilation = kernel, stride, padding, dilation
+        self.reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        self.offset = tuple(reach // 2 - p for reach, p in zip(self.reach, padding, strict=True))
+        if min(self.offset) < 0:
+            fit = tuple(reach // 2 for reach in self.reach)
+            raise UsageError(
+                f"`padding` (={padding}) must be at most {fit} for kernel_size={kernel}, dilation={dilation}: attention "
+                "has no pixel to look from outside the map"
+            )
+
+    @classmethod
+    def of_convolution(cls, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> _Sampling:
+        kernel, steps = _pair("kernel_size", kernel_size), _pair("stride", stride)
+        spread = _pair("dilation", dilation)
+        if padding is None:
+            padding = cast(tuple[int, int], tuple(d * (k - 1) // 2 for d, k in zip(spread, kernel, strict=True)))
+        return cls(kernel, steps, _pair("padding", padding, at_least=0), spread)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.stride == (1, 1) and self.offset == (0, 0) and self.reach == tuple(2 * p for p in self.padding):
+            return x
+        rows, columns = (
+            slice(offset, offset + (size + 2 * padding - reach - 1) // stride * stride + 1, stride)
+            for size, offset, padding, reach, stride in zip(
+                x.shape[-2:], self.offset, self.padding, self.reach, self.stride, strict=True
+            )
+        )
+        return x[:, :, rows, columns]
+
+
+def _resolve_depths(
+    out_channels: int, heads: int, kappa: float, upsilon: float, min_key_dim: int, dk: int | None, dv: int | None
+) -> tuple[int, int, int]:
+    """The caller's own depths as they are, the others by the paper's ratios."""
+    if dk is None or dv is None:
+        heads, own_dk, own_dv = attention_depths(out_channels, heads, kappa, upsilon, min_key_dim)
+        dk, dv = own_dk if dk is None else dk, own_dv if dv is None else dv
+    for name, value in {"dk": dk, "dv": dv}.items():
+        check_int(name, value)
+        check_divides("heads", heads, name, value)
+    if dv > out_channels:
+        raise UsageError(f"`dv` (={dv}) must be at most `out_channels` (={out_channels})")
+    return heads, dk, dv
+
+
+def _floor_to_multiple(value: float, step: int) -> int:
+    # Rounded first: 0.29 * 100 is 28.999999999999996.
+    return math.floor(round(value / step, 9)) * step
+
+
+def _pair(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2:
+        raise UsageError(f"`{name}` (={value!r}) must be one integer or two, (height, width)")
+    for entry in pair:
+        check_int(name, entry, at_least=at_least)
+    return pair

@@ -1,0 +1,5 @@
+"""Networks: the hosts that this library builds itself."""
+
+from saccade.nets.cifar_resnet import BasicBlock as BasicBlock
+from saccade.nets.cifar_resnet import Bottleneck as Bottleneck
+from saccade.nets.cifar_resnet import CifarResNet as CifarResNet

@@ -1,0 +1,145 @@
+"""ResNets for small images: three stages, from He et al., "Deep Residual Learning for Image Recognition", section 4.2."""
+
+# B batch, C channels, H W the map
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from saccade._checks import check_choice, check_int
+from saccade.errors import UsageError
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut; the stride is on the first."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(out)) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 convolutions beside a shortcut; the stride is on the 3 x 3, the last is 4 times wider."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width * 4, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width * 4)
+        self.downsample = _shortcut(in_channels, width * 4, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.relu(self.bn3(self.conv3(out)) + self.downsample(x))
+
+
+BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+
+
+class CifarResNet(nn.Module):
+    """The ResNet family for small images (He et al., arXiv 1512.03385, section 4.2), after the activation.
+
+    A 3 x 3 stem, three stages of equal depth at strides 1, 2, 2, global average pooling, a linear layer.
+
+    Args:
+        depth: 6n + 2 with basic blocks (8, 14, 20, 32, 44, 56, 110), 9n + 2 with bottlenecks (11, 83, 164).
+        block: ``"basic"`` or ``"bottleneck"``.
+        widths: of the three stages, 16, 32, 64 in the paper; a bottleneck stage gives four times as many channels.
+        stem_stride: 1 in the paper; 2 makes every map four times smaller.
+        in_channels: of the images.
+        num_classes: outputs.
+
+    Shapes: (B, in_channels, H, W) -> (B, num_classes), any H, W.
+
+    Deviation from the paper: where a shortcut changes shape it is a 1 x 1 convolution with BatchNorm (the paper's
+    option B, as in its ImageNet networks), not padding with zeros.
+
+    Raises:
+        UsageError: a depth that the block cannot make, with the nearest one that it can.
+    """
+
+    def __init__(
+        self,
+        depth: int = 20,
+        *,
+        block: str = "basic",
+        widths: Sequence[int] = (16, 32, 64),
+        stem_stride: int = 1,
+        in_channels: int = 3,
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        check_choice("block", block, BLOCKS)
+        for name, value in {"stem_stride": stem_stride, "in_channels": in_channels, "num_classes": num_classes}.items():
+            check_int(name, value)
+        if len(widths) != 3:
+            raise UsageError(f"`widths` (={widths!r}) must be three integers, one per stage")
+        for width in widths:
+            check_int("widths", width)
+        make = BLOCKS[block]
+        blocks = _blocks_per_stage(depth, block)
+        self.pretrained_cfg = {"input_size": (in_channels, 32, 32)}
+        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, stem_stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.relu = nn.ReLU(inplace=True)
+        channels = widths[0]
+        for number, width in enumerate(widths, start=1):
+            stride = 1 if number == 1 else 2
+            stage = nn.Sequential(make(channels, width, stride))
+            channels = width * make.expansion
+            stage.extend(make(channels, width, 1) for _ in range(blocks - 1))
+            self.add_module(f"layer{number}", stage)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+def _blocks_per_stage(depth: int, block: str) -> int:
+    check_int("depth", depth)
+    per_block = {"basic": 6, "bottleneck": 9}[block]
+    blocks = max(1, round((depth - 2) / per_block))
+    if depth != per_block * blocks + 2:
+        raise UsageError(
+            f"`depth` (={depth}) must be {per_block}n + 2 with {block} blocks; depth={per_block * blocks + 2} is nearest"
+        )
+    return blocks

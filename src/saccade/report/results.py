@@ -1,0 +1,126 @@
+"""The results file of a comparison: its schema, writing and reading. Everything in a report comes from here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from saccade.errors import DataError
+
+SCHEMA = "saccade.results/1"
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Record(BaseModel):
+    """Part of a results file. Unknown keys are kept out by name, so that a typing error cannot pass as data."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Difference(Record):
+    """Variant minus baseline over the seeds both have, in the unit of the scores; null where the runs give none."""
+
+    mean: Finite
+    low: Finite | None
+    high: Finite | None
+    p: Finite | None
+
+
+class EpochRecord(Record):
+    epoch: int
+    train_loss: Finite
+    val_accuracy: Finite
+
+
+class VariantResult(Record):
+    """One variant: where attention stands, what it costs, what its trials scored, and what follows from that."""
+
+    name: str
+    label: str
+    options: dict[str, Any]
+    at: str | None
+    start: Literal["paper", "identity"] | None
+    sites: list[str]
+    params: int
+    macs: int
+    latency_ms: Finite | None
+    train_step_ms: Finite | None
+    peak_memory_mib: Finite | None = None
+    scores: list[Finite | None]
+    mean: Finite | None
+    difference: Difference | None
+    verdict: str | None
+    seeds_to_decide: int | None
+    curves: list[list[EpochRecord]]
+
+
+class FailedTrial(Record):
+    name: str
+    seed: int
+    reason: str
+
+
+class Results(Record):
+    """``results.json``. Scores are fractions; the margin is in points, 0.5 meaning 0.005."""
+
+    schema_: Literal["saccade.results/1"] = Field(SCHEMA, alias="schema")
+    metric: Literal["accuracy"] = "accuracy"
+    baseline: str
+    margin: Finite
+    seeds: list[int]
+    data: str
+    model: str
+    epochs: int
+    variants: list[VariantResult]
+    controls: list[VariantResult] = []
+    failed: list[FailedTrial]
+    # Further detail, for the report.
+    classes: list[str]
+    images: dict[str, int]
+    input_shape: list[int]
+    batch_size: int
+    environment: dict[str, str]
+    command: str
+    notes: list[str]
+
+
+def write_results(results: Results, folder: Path) -> None:
+    """Write ``results.json`` and ``results.csv`` into a comparison's folder."""
+    write_atomic(folder / "results.json", results.model_dump_json(indent=2, by_alias=True) + "\n")
+    write_atomic(folder / "results.csv", results_csv(results))
+
+
+def read_results(folder: Path) -> Results:
+    """Read ``results.json`` back; a missing, broken or foreign file is an error that says so."""
+    path = folder / "results.json"
+    try:
+        return Results.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{folder} holds no results.json: it is no folder of a finished comparison") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path} is not a results file of schema {SCHEMA!r}: {where}: {first['msg']}") from None
+
+
+def results_csv(results: Results) -> str:
+    """One row per trial: variant, seed, score (empty where the trial failed)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["variant", "seed", "accuracy"])
+    for variant in results.variants:
+        for seed, score in zip(results.seeds, variant.scores, strict=True):
+            writer.writerow([variant.name, seed, "" if score is None else score])
+    return text.getvalue()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write to a temporary name beside the file, then rename: a reader sees the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,144 @@
+"""How an edit attaches to a module of the host, and how it comes off again.
+
+The module keeps its weights, its name and its place; its class becomes a subclass of its own that calls the host's
+forward and then the edits, which live in a child named ``saccade``. Measured against hooks, wrappers and
+parametrisations, this is the way that keeps parameter names and ``isinstance``, survives deepcopy and pickle, and that
+fusing a convolution with its BatchNorm does not silently drop.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from saccade.errors import UsageError
+from saccade.surgery.plan import Edit
+
+CHILD = "saccade"
+
+
+class AttachedEdit(nn.Module):
+    """An attention at a site: takes the site's input x and output y, gives the new output. The paper's form."""
+
+    def __init__(self, attention: nn.Module, edit: Edit) -> None:
+        super().__init__()
+        self.attention = attention
+        self.edit = edit
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.attention(y)
+
+
+class GateBlend(AttachedEdit):
+    """Identity start of a gate g: ``y * ((1 - a) + a * g(y))``, exactly y at a = 0, exactly the paper's at a = 1."""
+
+    def __init__(self, attention: nn.Module, edit: Edit) -> None:
+        super().__init__(attention, edit)
+        self.alpha = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        # A gate of a wider type than y must not widen the host's map.
+        gate = cast(Callable[[Tensor], Tensor], self.attention.gate)(y).to(y.dtype)
+        alpha = self.alpha.to(y.dtype)
+        return y * ((1 - alpha) + alpha * gate)
+
+
+class ConvBlend(AttachedEdit):
+    """Identity start of attention in a convolution's place: blended into the last channels of the whole convolution.
+
+    ``cat(y[:-d], (1 - a) * y[-d:] + a * attention(x))``, d the attention's channels: exactly the convolution at a = 0,
+    exactly the augmented convolution at a = 1.
+    """
+
+    def __init__(self, attention: nn.Module, edit: Edit) -> None:
+        super().__init__(attention, edit)
+        self.alpha = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        attended = self.attention(x).to(y.dtype)
+        alpha = self.alpha.to(y.dtype)
+        keep = y.shape[1] - attended.shape[1]
+        return torch.cat((y[:, :keep], (1 - alpha) * y[:, keep:] + alpha * attended), dim=1)
+
+
+class Edited:
+    """Mixed in before the host's class: the host's forward, then the edits in their order."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        host = cast(nn.Module, super())
+        y = host.forward(*args, **kwargs)
+        x = args[0] if args else next(iter(kwargs.values()))
+        for edit in cast(nn.ModuleDict, self.saccade).values():  # pyright: ignore[reportAttributeAccessIssue]
+            y = edit(x, y)
+        return y
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The subclass is made at run time and cannot be found by name: a copy makes it again from the host's class.
+        _, (cls, *_), *state = super().__reduce_ex__(protocol)
+        return _blank_edited, (host_class(cls),), *state
+
+
+@cache
+def edited_class(host: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of a host's class whose instances carry edits; it goes by the host's name."""
+
+    def fill(namespace: dict[str, Any]) -> None:
+        namespace.update(__module__=host.__module__, __qualname__=host.__qualname__, __doc__=host.__doc__)
+
+    return types.new_class(host.__name__, (Edited, host), exec_body=fill)
+
+
+def host_class(cls: type) -> type[nn.Module]:
+    return cls.__mro__[cls.__mro__.index(Edited) + 1]
+
+
+def _blank_edited(host: type[nn.Module]) -> nn.Module:
+    cls = edited_class(host)
+    return cls.__new__(cls)
+
+
+def attach(module: nn.Module, attached: AttachedEdit) -> None:
+    """Put an edit at the end of those that a module carries."""
+    edit = attached.edit
+    if not isinstance(module, Edited):
+        if "forward" in vars(module):
+            raise UsageError(
+                f"{edit.site!r} has a forward set on the instance, which would bypass an edit; edit another module"
+            )
+        if CHILD in module._modules or hasattr(module, CHILD):
+            raise UsageError(f"{edit.site!r} already has an attribute named {CHILD!r}, where edits live")
+        module.__class__ = edited_class(type(module))
+        module.add_module(CHILD, nn.ModuleDict())
+    edits = cast(nn.ModuleDict, module.get_submodule(CHILD))
+    if edit.attention in edits:
+        raise UsageError(f"{edit.site!r} carries {edit.attention!r} already; saccade.strip(model) takes it off")
+    edits[edit.attention] = attached
+
+
+def replace(model: nn.Module, new: nn.Module, edit: Edit) -> None:
+    """Put a module in another's place. The host's own stays beside it, unregistered, so that strip can return it."""
+    host = model.get_submodule(edit.site)
+    new.saccade_replaced = (host, edit)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    model.set_submodule(edit.site, new)
+
+
+def replaced_by(module: nn.Module) -> tuple[nn.Module, Edit] | None:
+    """The host's module and the edit of a module that stands in its place, or None."""
+    return vars(module).get("saccade_replaced")
+
+
+def detach(model: nn.Module) -> None:
+    """Take every edit off, in place."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, Edited):
+            del module._modules[CHILD]
+            module.__class__ = host_class(type(module))
+        elif (replaced := replaced_by(module)) is not None:
+            host, _ = replaced
+            like = next(module.parameters())
+            model.set_submodule(path, host.to(device=like.device, dtype=like.dtype).train(module.training))

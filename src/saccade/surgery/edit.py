@@ -1,0 +1,61 @@
+"""Apply edits to a model, and read back which edits a live model carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from saccade.errors import UsageError
+from saccade.surgery.attach import CHILD, AttachedEdit, Edited, attach, replace, replaced_by
+from saccade.surgery.plan import Edit, Plan
+from saccade.surgery.sites import Site, resolve_sites
+
+Build = Callable[[Edit, Site], nn.Module]
+
+
+def apply_edits(model: nn.Module, edits: Iterable[Edit], build: Build, example_input: Any = None) -> None:
+    """Build every edit's module and attach it, in place.
+
+    ``build`` gives an :class:`AttachedEdit` for a module that stays, or the module that takes its place. Everything is
+    built before anything is attached, so that an error leaves the model as it was.
+    """
+    edits = list(edits)
+    sites = {site.path: site for site in resolve_sites(model, [edit.site for edit in edits], example_input)}
+    built = [(edit, build(edit, sites[edit.site])) for edit in edits]
+    for edit, new in built:
+        site = sites[edit.site].module
+        _follow(new, site, model)
+        if isinstance(new, AttachedEdit):
+            attach(site, new)
+        else:
+            replace(model, new, edit)
+
+
+def live_plan(model: nn.Module) -> Plan:
+    """The edits that the model's modules carry now, in the order of the modules.
+
+    An edit whose module was replaced behind our back (SyncBatchNorm conversion does that) is an error, not silence.
+    """
+    edits: list[Edit] = []
+    for path, module in model.named_modules():
+        carried = module._modules.get(CHILD)
+        if isinstance(carried, nn.ModuleDict) and not isinstance(module, Edited):
+            raise UsageError(
+                f"the edits at {path!r} no longer run: something made it a new {type(module).__name__}; "
+                "convert or freeze the host first, then augment it"
+            )
+        if isinstance(module, Edited) and isinstance(carried, nn.ModuleDict):
+            edits += [attached.edit for attached in carried.values() if isinstance(attached, AttachedEdit)]
+        elif (replaced := replaced_by(module)) is not None:
+            edits.append(replaced[1])
+    return Plan(tuple(edits))
+
+
+def _follow(new: nn.Module, site: nn.Module, model: nn.Module) -> None:
+    """Device, dtype and mode of the host."""
+    like = next(site.parameters(), next(model.parameters(), None))
+    if like is not None:
+        new.to(device=like.device, dtype=like.dtype)
+    new.train(site.training)

@@ -1,0 +1,74 @@
+"""A plan: the edits that turn a host into an augmented one, as data that can be written down and read back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from saccade._checks import check_choice
+from saccade.errors import UsageError
+
+SCHEMA = "saccade.plan/1"
+Mode = Literal["after", "replace", "before"]
+Start = Literal["paper", "identity"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One mechanism at one place: ``after`` a module's output, ``before`` its input, or in the module's place."""
+
+    site: str
+    mode: Mode
+    attention: str
+    options: dict[str, Any] = field(default_factory=dict)
+    start: Start = "identity"
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, get_args(Mode))
+        check_choice("start", self.start, get_args(Start))
+        try:
+            json.dumps(self.options)
+        except TypeError as error:
+            raise UsageError(f"`options` (={self.options!r}) must be values that JSON can hold: {error}") from None
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{self.attention}({options}) {self.mode} {self.site}, start={self.start}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A list of edits. ``Plan.from_json(plan.to_json()) == plan``."""
+
+    edits: tuple[Edit, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.edits)
+
+    def __str__(self) -> str:
+        return "\n".join(str(edit) for edit in self.edits) or "no edits"
+
+    def to_json(self) -> str:
+        return json.dumps({"schema": SCHEMA, "edits": [asdict(edit) for edit in self.edits]}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan back; anything that is not a plan of this schema is an error that says why."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"not a plan: {error}") from None
+        schema = data.get("schema") if isinstance(data, dict) else None
+        if schema != SCHEMA or not isinstance(data.get("edits"), list):
+            raise UsageError(f"not a plan of schema {SCHEMA!r}: its schema is {schema!r}")
+        return cls(tuple(_read_edit(entry) for entry in data["edits"]))
+
+
+def _read_edit(entry: Any) -> Edit:
+    names = {f.name for f in fields(Edit)}
+    if not isinstance(entry, dict) or set(entry) != names:
+        raise UsageError(f"not an edit of a plan: {entry!r} must have exactly the keys {sorted(names)}")
+    if not isinstance(entry["site"], str) or not isinstance(entry["options"], dict):
+        raise UsageError(f"not an edit of a plan: {entry!r} must have a path as `site` and a mapping as `options`")
+    return Edit(**entry)
