@@ -20,7 +20,7 @@ def nearest(value: str, known: Iterable[str]) -> str:
 
 
 def check_choice(name: str, value: object, choices: Collection[Any]) -> None:
-    if value not in choices:
+    if value not in list(choices):
         listed = ", ".join(repr(choice) for choice in choices)
         hint = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
         raise UsageError(f"`{name}` (={value!r}) must be one of {listed}{hint}")

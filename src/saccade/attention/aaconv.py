@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade._checks import check_divides, check_int, check_map, check_number
+from saccade._checks import check_choice, check_divides, check_int, check_map, check_number
 from saccade.attention._base import Mechanism
 from saccade.attention._card import Paper
 from saccade.errors import UsageError
 from saccade.ops import relative_attention_2d, resize_relative_table
+from saccade.ops.relative_attention import BACKENDS
 
 PAPER = Paper(
     title="Attention Augmented Convolutional Networks",
@@ -193,6 +194,8 @@ class AAConv2d(Mechanism):
             "groups": groups,
         }.items():
             check_int(name, value)
+        check_choice("backend", backend, BACKENDS)
+        check_divides("groups", groups, "in_channels", in_channels)
         check_number("kappa", kappa, low=0, high=math.inf)
         check_number("upsilon", upsilon, low=0, high=1)
         self.in_channels, self.out_channels = in_channels, out_channels
@@ -200,6 +203,7 @@ class AAConv2d(Mechanism):
         kv_heads = heads if kv_heads is None else kv_heads
         check_int("kv_heads", kv_heads)
         check_divides("kv_heads", kv_heads, "heads", heads)
+        check_divides("groups", groups, "out_channels - dv", out_channels - dv)
         sampling = _Sampling.of_convolution(kernel_size, stride, padding, dilation)
         self.conv = (
             nn.Conv2d(
@@ -248,6 +252,7 @@ class AAConv2d(Mechanism):
             "bias": conv.bias is not None,
         }
         augmented = cls(conv.in_channels, conv.out_channels, **(geometry | options))
+        augmented.to(device=conv.weight.device, dtype=conv.weight.dtype)
         if augmented.conv is not None:
             with torch.no_grad():
                 filters = augmented.conv.out_channels

@@ -97,7 +97,7 @@ class CifarResNet(nn.Module):
             raise UsageError(f"`widths` (={widths!r}) must be three integers, one per stage")
         for width in widths:
             check_int("widths", width)
-        make = BLOCKS[block]
+        self.block = make = BLOCKS[block]
         blocks = _blocks_per_stage(depth, block)
         self.pretrained_cfg = {"input_size": (in_channels, 32, 32)}
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, stem_stride, padding=1, bias=False)
@@ -113,6 +113,13 @@ class CifarResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
         self._initialise()
+
+    @property
+    def default_at(self) -> dict[str, str]:
+        """Where attention goes when nobody says: ``residual``, after the last BatchNorm of every block; ``deep_conv``, the
+        first 3 x 3 convolution of every block in the two deepest stages, once a block as in the AAConv paper."""
+        residual, conv = {BasicBlock: ("bn2", "conv1"), Bottleneck: ("bn3", "conv2")}[self.block]
+        return {"residual": f"*.{residual}", "deep_conv": f"layer[23].*.{conv}"}
 
     def _initialise(self) -> None:
         for module in self.modules():

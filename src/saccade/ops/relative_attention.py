@@ -17,6 +17,8 @@ from torch import Tensor
 from saccade._checks import check_choice, check_divides
 from saccade.errors import UsageError
 
+BACKENDS = ("auto", "reference")
+
 
 def relative_attention_2d(
     q: Tensor,
@@ -46,7 +48,7 @@ def relative_attention_2d(
     Raises:
         UsageError: shapes that do not fit together, or an unknown backend.
     """
-    check_choice("backend", backend, ("auto", "reference"))
+    check_choice("backend", backend, BACKENDS)
     weights = relative_attention_2d_weights(q, k, rel_h, rel_w, scale=scale)
     if v.shape[:-1] != k.shape[:-1]:
         raise UsageError(
@@ -84,9 +86,9 @@ def resize_relative_table(table: Tensor, size: int) -> Tensor:
     """
     reach = (table.shape[0] - 1) // 2
     offsets = torch.arange(1 - size, size, device=table.device, dtype=torch.float32)
-    step = reach / offsets[-1:].clamp(min=max(reach, 1))
-    place = offsets * step + reach
-    low = place.floor().clamp(0, 2 * reach)
+    # Multiplied before the division, so that the outermost offsets land on their rows without rounding.
+    place = offsets * reach / offsets[-1:].clamp(min=max(reach, 1)) + reach
+    low = place.floor()
     high = (low + 1).clamp(max=2 * reach)
     return torch.lerp(table[low.long()], table[high.long()], (place - low).to(table.dtype)[:, None])
 

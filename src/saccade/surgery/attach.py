@@ -9,7 +9,7 @@ fusing a convolution with its BatchNorm does not silently drop.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -102,22 +102,37 @@ def _blank_edited(host: type[nn.Module]) -> nn.Module:
     return cls.__new__(cls)
 
 
+def carried_by(module: nn.Module) -> list[str]:
+    """Names of the mechanisms attached to a module, in the order in which they run."""
+    child = module._modules.get(CHILD)
+    return list(child) if isinstance(module, Edited) and isinstance(child, nn.ModuleDict) else []
+
+
+def check_place(module: nn.Module, edit: Edit, carried: Sequence[str], *, replaces: bool) -> None:
+    """Whether an edit can go to a module that carries those named in ``carried``."""
+    if edit.attention in carried:
+        raise UsageError(f"{edit.site!r} carries {edit.attention!r} already; saccade.strip(model) takes it off")
+    if replaces and carried:
+        raise UsageError(
+            f"{edit.site!r} carries {', '.join(map(repr, carried))}, which would go with the module that "
+            f"{edit.attention!r} replaces; saccade.strip(model), then add {edit.attention!r} first"
+        )
+    if replaces or isinstance(module, Edited):
+        return
+    if "forward" in vars(module):
+        raise UsageError(
+            f"{edit.site!r} has a forward set on the instance, which would bypass an edit; edit another module"
+        )
+    if hasattr(module, CHILD):
+        raise UsageError(f"{edit.site!r} already has an attribute named {CHILD!r}, where edits live")
+
+
 def attach(module: nn.Module, attached: AttachedEdit) -> None:
-    """Put an edit at the end of those that a module carries."""
-    edit = attached.edit
+    """Put an edit at the end of those that a module carries; :func:`check_place` says whether it can go there."""
     if not isinstance(module, Edited):
-        if "forward" in vars(module):
-            raise UsageError(
-                f"{edit.site!r} has a forward set on the instance, which would bypass an edit; edit another module"
-            )
-        if CHILD in module._modules or hasattr(module, CHILD):
-            raise UsageError(f"{edit.site!r} already has an attribute named {CHILD!r}, where edits live")
         module.__class__ = edited_class(type(module))
         module.add_module(CHILD, nn.ModuleDict())
-    edits = cast(nn.ModuleDict, module.get_submodule(CHILD))
-    if edit.attention in edits:
-        raise UsageError(f"{edit.site!r} carries {edit.attention!r} already; saccade.strip(model) takes it off")
-    edits[edit.attention] = attached
+    cast(nn.ModuleDict, module.get_submodule(CHILD))[attached.edit.attention] = attached
 
 
 def replace(model: nn.Module, new: nn.Module, edit: Edit) -> None:
@@ -135,10 +150,12 @@ def replaced_by(module: nn.Module) -> tuple[nn.Module, Edit] | None:
 def detach(model: nn.Module) -> None:
     """Take every edit off, in place."""
     for path, module in list(model.named_modules()):
-        if isinstance(module, Edited):
+        # A conversion (SyncBatchNorm's) can leave the child in a new module of a plain class.
+        if isinstance(module._modules.get(CHILD), nn.ModuleDict):
             del module._modules[CHILD]
+        if isinstance(module, Edited):
             module.__class__ = host_class(type(module))
-        elif (replaced := replaced_by(module)) is not None:
+        if (replaced := replaced_by(module)) is not None:
             host, _ = replaced
             like = next(module.parameters())
             model.set_submodule(path, host.to(device=like.device, dtype=like.dtype).train(module.training))

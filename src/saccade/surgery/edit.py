@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from saccade.errors import UsageError
-from saccade.surgery.attach import CHILD, AttachedEdit, Edited, attach, replace, replaced_by
+from saccade.surgery.attach import CHILD, AttachedEdit, Edited, attach, carried_by, check_place, replace, replaced_by
 from saccade.surgery.plan import Edit, Plan
 from saccade.surgery.sites import Site, resolve_sites
 
@@ -24,8 +24,14 @@ def apply_edits(model: nn.Module, edits: Iterable[Edit], build: Build, example_i
     edits = list(edits)
     sites = {site.path: site for site in resolve_sites(model, [edit.site for edit in edits], example_input)}
     built = [(edit, build(edit, sites[edit.site])) for edit in edits]
+    carried = {path: carried_by(site.module) for path, site in sites.items()}
     for edit, new in built:
-        site = sites[edit.site].module
+        replaces = not isinstance(new, AttachedEdit)
+        check_place(sites[edit.site].module, edit, carried[edit.site], replaces=replaces)
+        carried[edit.site] += [] if replaces else [edit.attention]
+    for edit, new in built:
+        # Looked up again: an edit before this one may have put another module in the place.
+        site = model.get_submodule(edit.site)
         _follow(new, site, model)
         if isinstance(new, AttachedEdit):
             attach(site, new)
@@ -46,10 +52,10 @@ def live_plan(model: nn.Module) -> Plan:
                 f"the edits at {path!r} no longer run: something made it a new {type(module).__name__}; "
                 "convert or freeze the host first, then augment it"
             )
-        if isinstance(module, Edited) and isinstance(carried, nn.ModuleDict):
-            edits += [attached.edit for attached in carried.values() if isinstance(attached, AttachedEdit)]
-        elif (replaced := replaced_by(module)) is not None:
+        if (replaced := replaced_by(module)) is not None:
             edits.append(replaced[1])
+        if isinstance(carried, nn.ModuleDict):
+            edits += [attached.edit for attached in carried.values() if isinstance(attached, AttachedEdit)]
     return Plan(tuple(edits))
 
 

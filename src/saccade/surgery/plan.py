@@ -28,9 +28,11 @@ class Edit:
         check_choice("mode", self.mode, get_args(Mode))
         check_choice("start", self.start, get_args(Start))
         try:
-            json.dumps(self.options)
-        except TypeError as error:
+            # As they would be read back (a tuple as a list), so that a plan equals the one in its file.
+            options = json.loads(json.dumps(self.options, allow_nan=False))
+        except (TypeError, ValueError) as error:
             raise UsageError(f"`options` (={self.options!r}) must be values that JSON can hold: {error}") from None
+        object.__setattr__(self, "options", options)
 
     def __str__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
@@ -69,6 +71,10 @@ def _read_edit(entry: Any) -> Edit:
     names = {f.name for f in fields(Edit)}
     if not isinstance(entry, dict) or set(entry) != names:
         raise UsageError(f"not an edit of a plan: {entry!r} must have exactly the keys {sorted(names)}")
-    if not isinstance(entry["site"], str) or not isinstance(entry["options"], dict):
-        raise UsageError(f"not an edit of a plan: {entry!r} must have a path as `site` and a mapping as `options`")
+    kinds = {"site": str, "attention": str, "options": dict}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(entry[name], kind)]:
+        raise UsageError(
+            f"not an edit of a plan: {entry!r} must have text as `site` and `attention` and a mapping as `options`; "
+            f"`{wrong[0]}` is not"
+        )
     return Edit(**entry)

@@ -1,0 +1,124 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saccade._checks import check_choice
+
+# Typer's help renderer on rich triples the time to start.
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Add attention to convolutional networks, and tell whether it helped.",
+)
+
+
+@app.command("list")
+def list_command(
+    kind: Annotated[str | None, typer.Option(help="Only this kind: gate, conv, ...")] = None,
+    attends: Annotated[str | None, typer.Option(help="Only what weighs this: channel, positions, ...")] = None,
+) -> None:
+    """List the attention mechanisms."""
+    import saccade
+    from saccade.cli.tables import print_mechanisms
+
+    print_mechanisms([saccade.describe(name) for name in saccade.list_attention(kind, attends)])
+
+
+@app.command()
+def describe(name: Annotated[str, typer.Argument(help="A mechanism, such as gam.")]) -> None:
+    """Tell all about a mechanism: paper, equations, options, deviations, limits."""
+    import saccade
+
+    print(saccade.describe(name))
+
+
+@app.command()
+def compare(
+    model: Annotated[str, typer.Option(help="The host, saccade:NAME(option=value).")] = "saccade:cifar_resnet"
+    "(depth=8, stem_stride=2)",
+    data: Annotated[str, typer.Option(help="sample, or imagefolder:PATH.")] = "sample",
+    attention: Annotated[
+        str, typer.Option(help="Variants, such as none,se,gam(reduction=8).")
+    ] = "none,se,sem,gam,aaconv",
+    at: Annotated[str | None, typer.Option(help="Where: paths or globs, separated by commas.")] = None,
+    start: Annotated[str, typer.Option(help="paper or identity.")] = "paper",
+    seeds: Annotated[str, typer.Option(help="How many, such as 3, or which, such as 0,1,2.")] = "5",
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 64,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = 5e-4,
+    image_size: Annotated[int, typer.Option(help="Side to which images of a folder are brought.")] = 32,
+    margin: Annotated[float, typer.Option(help="The smallest difference that matters, in points.")] = 0.5,
+    jobs: Annotated[int | None, typer.Option(help="Processes of one thread each; default and at most the cores.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the comparison. Run again with it to go on.")] = Path(
+        "saccade-compare"
+    ),
+) -> None:
+    """Train attention variants with several seeds and tell which one helped.
+
+    Without options: embedded real images, a small network, five variants, five seeds, some minutes on two cores.
+    """
+    import saccade
+    from saccade.cli.progress import make_progress
+    from saccade.cli.tables import print_comparison
+
+    progress = make_progress()
+    try:
+        with progress:
+            comparison = saccade.compare(
+                model,
+                data,
+                attention=attention,
+                at=at,
+                start=start,
+                seeds=_seeds(seeds),
+                epochs=epochs,
+                batch_size=batch_size,
+                lr=lr,
+                weight_decay=weight_decay,
+                image_size=image_size,
+                margin=margin,
+                jobs=jobs,
+                out=out,
+                on_setting=progress.on_setting,
+                on_event=progress.on_event,
+            )
+    except KeyboardInterrupt:
+        print(f"\nstopped; {progress.saved}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print_comparison(comparison.results, comparison.report)
+    raise typer.Exit(1 if comparison.results.failed else 0)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished comparison.")],
+    format: Annotated[str, typer.Option(help="html, or text for the table.")] = "html",
+) -> None:
+    """Make the report of a comparison again from its results.json."""
+    from saccade.cli.tables import print_comparison
+    from saccade.report.html import write_report
+    from saccade.report.results import read_results
+
+    check_choice("format", format, ("html", "text"))
+    results = read_results(folder)
+    if format == "text":
+        print_comparison(results, folder / "report.html")
+    else:
+        print(write_report(folder))
+
+
+def _seeds(text: str) -> int | list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",") if part]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a count nor numbers separated by commas", param_hint="--seeds") from None
+    return numbers if "," in text else numbers[0]

@@ -1,0 +1,167 @@
+"""Progress of a comparison: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from statistics import fmean
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from saccade.comparison.pool import Event
+    from saccade.comparison.run import Setting
+
+
+def make_progress() -> PlainProgress:
+    """Live where standard output is a terminal."""
+    console = Console()
+    return LiveProgress(console) if console.is_terminal else PlainProgress(console)
+
+
+class PlainProgress:
+    """One line for every trial that ends."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.saved = "nothing was trained yet"
+        self.total = 0
+        self.scores: dict[tuple[str, int], float] = {}
+        self.failures: dict[tuple[str, int], str] = {}
+        self._command = ""
+        self._cost: dict[str, float] = {}
+        self._spent = 0.0
+        self._to_spend = 0.0
+        self._began = 0.0
+
+    def __enter__(self) -> Self:
+        self._say("building and measuring the variants")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def on_setting(self, setting: Setting) -> None:
+        asked = setting.record.asked
+        self.total = len(asked.variants) * len(asked.seeds)
+        self.scores = dict(setting.done)
+        self._cost = {name: cost.train_step_ms for name, cost in setting.record.costs.items()}
+        waiting = [(v.name, s) for v in asked.variants for s in asked.seeds if (v.name, s) not in setting.done]
+        self._to_spend = sum(self._cost[name] for name, _ in waiting)
+        self._began = time.monotonic()
+        for note in setting.notes:
+            self._say(f"note: {note}")
+        done = f", {len(self.scores)} of them done before" if self.scores else ""
+        self._say(
+            f"{asked.model} on {asked.data}: {len(asked.variants)} variants x {len(asked.seeds)} seeds = {self.total} "
+            f"trials{done}, {asked.settings.epochs} epochs each, {setting.jobs} at a time"
+        )
+
+    def on_event(self, event: Event) -> None:
+        trial = (event.variant, event.seed)
+        if event.kind == "finished":
+            self.scores[trial] = event.detail["score"]
+            self._spent += self._cost[event.variant]
+        elif event.kind == "failed":
+            self.failures[trial] = event.detail["reason"]
+            self._spent += self._cost[event.variant]
+        self.saved = (
+            f"{len(self.scores)} of {self.total} trials are saved. To go on, run the same command again"
+        )
+        self._show(event)
+
+    def _show(self, event: Event) -> None:
+        ended = len(self.scores) + len(self.failures)
+        head = f"[{ended}/{self.total}] {event.variant}, seed {event.seed}: "
+        if event.kind == "finished":
+            self._say(f"{head}{100 * event.detail['score']:.2f} % on test; {self._time_left()}")
+        elif event.kind == "failed":
+            self._say(f"{head}failed: {event.detail['reason']}")
+
+    def _time_left(self) -> str:
+        """From the time taken so far, weighing trials by their measured step times."""
+        left = (time.monotonic() - self._began) * (self._to_spend - self._spent) / self._spent
+        return f"about {left / 60:.1f} min left" if left >= 1 else "done"
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveProgress(PlainProgress):
+    """A table of all variants that fills while they train."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.running: dict[tuple[str, int], str] = {}
+        self.variants: list[str] = []
+        self.seeds: list[int] = []
+        self.epochs = 1
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("passed,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+        )
+        self.task = self.bar.add_task("trials", start=False, total=None)
+        self.live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.stop()
+
+    def on_setting(self, setting: Setting) -> None:
+        super().on_setting(setting)
+        asked = setting.record.asked
+        self.variants = [variant.name for variant in asked.variants]
+        self.seeds, self.epochs = asked.seeds, asked.settings.epochs
+        self.bar.update(self.task, total=self._to_spend)
+        self.bar.start_task(self.task)
+        self.live.start()
+
+    def _show(self, event: Event) -> None:
+        trial = (event.variant, event.seed)
+        if event.kind in ("started", "epoch"):
+            self.running[trial] = (
+                f"seed {event.seed}: epoch {event.detail['epoch']}/{self.epochs}, loss {event.detail['train_loss']:.3f}"
+                if event.detail
+                else f"seed {event.seed}: starts"
+            )
+        else:
+            self.running.pop(trial, None)
+        partly = sum(self._cost[name] * self._share(text) for (name, _), text in self.running.items())
+        self.bar.update(self.task, completed=self._spent + partly)
+
+    def _share(self, text: str) -> float:
+        done, _, epochs = text.partition("epoch ")[2].partition(",")[0].partition("/")
+        return int(done) / int(epochs) if epochs else 0.0
+
+    def _render(self) -> Group:
+        table = Table("variant", "seeds", "accuracy so far", "now", box=None, pad_edge=False)
+        for name in self.variants:
+            marks = "".join(self._mark((name, seed)) for seed in self.seeds)
+            scores = [score for (variant, _), score in self.scores.items() if variant == name]
+            now = "; ".join(text for (variant, _), text in self.running.items() if variant == name)
+            table.add_row(name, marks, f"{100 * fmean(scores):.2f} %" if scores else "", now)
+        return Group(table, self.bar)
+
+    def _mark(self, trial: tuple[str, int]) -> str:
+        if trial in self.scores:
+            return "●"
+        if trial in self.failures:
+            return "✗"
+        return "◐" if trial in self.running else "·"

@@ -1,0 +1,130 @@
+"""Run trials in worker processes and tell what happens, in one stream of events."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, Literal
+
+Kind = Literal["started", "epoch", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a trial. ``detail`` holds an epoch's numbers, a score, or the reason of a failure."""
+
+    kind: Kind
+    variant: str
+    seed: int
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+def run_trials(tasks: Sequence[tuple[str, int]], out: Path, data_file: Path, jobs: int) -> Iterator[Event]:
+    """Run ``tasks``, (variant, seed), in ``jobs`` processes of one thread each, and yield events as they come.
+
+    A process that dies fails its trial, and another one takes its place. Leaving the iteration early, by an
+    interruption say, ends the processes.
+    """
+    waiting: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
+    events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+    workers = [_Worker(out, data_file) for _ in range(min(jobs, len(tasks)))]
+    for task in tasks:
+        waiting.put(task)
+    for worker in workers:
+        waiting.put(None)
+        threading.Thread(target=worker.serve, args=(waiting, events), daemon=True).start()
+    try:
+        ended = 0
+        while ended < len(workers):
+            event = events.get()
+            if event is None:
+                ended += 1
+            elif isinstance(event, BaseException):
+                raise event
+            else:
+                yield event
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+class _Worker:
+    """One process, made when there is a trial for it."""
+
+    def __init__(self, out: Path, data_file: Path) -> None:
+        self.out, self.data_file = out, data_file
+        self.process: subprocess.Popen[str] | None = None
+        self.log = TemporaryFile("w+", errors="replace")  # noqa: SIM115 # lives as long as the worker
+        self.ending = threading.Event()
+
+    def serve(
+        self,
+        waiting: queue.SimpleQueue[tuple[str, int] | None],
+        events: queue.SimpleQueue[Event | BaseException | None],
+    ) -> None:
+        try:
+            while (task := waiting.get()) is not None and not self.ending.is_set():
+                for event in self._run(*task):
+                    events.put(event)
+        except BaseException as error:  # noqa: BLE001 # carried to the thread that reads the events
+            events.put(error)
+        events.put(None)
+
+    def _run(self, variant: str, seed: int) -> Iterator[Event]:
+        yield Event("started", variant, seed)
+        process = self._process()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({"variant": variant, "seed": seed}) + "\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            yield self._died(variant, seed)
+            return
+        for line in process.stdout:
+            detail = json.loads(line)
+            kind = detail.pop("event")
+            yield Event(kind, variant, seed, detail)
+            if kind != "epoch":
+                return
+        yield self._died(variant, seed)
+
+    def _process(self) -> subprocess.Popen[str]:
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "saccade.comparison.worker", str(self.out), str(self.data_file)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.log,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                # Ctrl-C in the terminal is for the comparison, which ends its workers itself.
+                start_new_session=True,
+            )
+        return self.process
+
+    def _died(self, variant: str, seed: int) -> Event:
+        assert self.process is not None
+        status = self.process.wait()
+        self.process = None
+        self.log.seek(0)
+        last = (self.log.read().strip().splitlines() or [""])[-1]
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+        return Event("failed", variant, seed, {"reason": f"its process {how}{hint}{': ' + last if last else ''}"})
+
+    def end(self) -> None:
+        self.ending.set()
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()

@@ -1,0 +1,81 @@
+"""From finished trials to the results file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+from saccade.comparison.record import Record
+from saccade.comparison.request import BASELINE, Variant
+from saccade.comparison.statistics import paired_difference, seeds_to_decide, verdict
+from saccade.comparison.trial import read_metrics, read_result
+from saccade.data import ImageData
+from saccade.data.images import SPLITS
+from saccade.report.results import EpochRecord, FailedTrial, Results, VariantResult
+
+INTERVALS = (
+    "Differences are paired by seed. The 95 % intervals and p are of the paired t test, one variant at a time, not "
+    "corrected for the number of variants; they speak of this recipe on this test set."
+)
+TIMES = "Latency is of one image, the training step of one batch, both with one thread, before the first trial."
+
+
+def summarise(
+    record: Record, data: ImageData, folder: Path, failed: list[FailedTrial], notes: list[str]
+) -> Results:
+    """Read every trial of a comparison's folder and draw the verdicts."""
+    asked = record.asked
+    return Results(
+        schema="saccade.results/1",
+        baseline=BASELINE,
+        margin=asked.margin,
+        seeds=asked.seeds,
+        data=asked.data,
+        model=asked.model,
+        epochs=asked.settings.epochs,
+        variants=[_variant(record, variant, folder) for variant in asked.variants],
+        failed=failed,
+        classes=data.classes,
+        images={name: len(getattr(data, name)) for name in SPLITS},
+        input_shape=list(data.shape),
+        batch_size=asked.settings.batch_size,
+        environment=record.environment | {"threads per trial": str(record.threads_per_trial)},
+        command=f"{asked.command} --out {folder}",
+        notes=[*notes, INTERVALS, TIMES],
+    )
+
+
+def _variant(record: Record, variant: Variant, folder: Path) -> VariantResult:
+    asked = record.asked
+    measured = record.costs[variant.name]
+    scores = [read_result(folder, variant.name, seed) for seed in asked.seeds]
+    finished = [score for score in scores if score is not None]
+    is_baseline = variant.attention is None
+    baseline = [read_result(folder, BASELINE, seed) for seed in asked.seeds]
+    difference = None if is_baseline else paired_difference(scores, baseline)
+    decided = None if is_baseline else verdict(difference, asked.margin)
+    return VariantResult(
+        name=variant.name,
+        label=variant.name,
+        options=variant.options,
+        at=measured.at,
+        start=None if is_baseline else variant.start,
+        sites=measured.sites,
+        params=measured.params,
+        macs=measured.macs,
+        latency_ms=measured.latency_ms,
+        train_step_ms=measured.train_step_ms,
+        scores=scores,
+        mean=fmean(finished) if finished else None,
+        difference=difference,
+        verdict=decided,
+        seeds_to_decide=seeds_to_decide(scores, baseline, asked.margin) if decided == "too few runs" else None,
+        curves=[_curve(folder, variant, seed) for seed in asked.seeds],
+    )
+
+
+def _curve(folder: Path, variant: Variant, seed: int) -> list[EpochRecord]:
+    return [
+        EpochRecord(**{name: entry[name] for name in EpochRecord.model_fields})
+        for entry in read_metrics(folder, variant.name, seed)
+    ]

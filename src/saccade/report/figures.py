@@ -1,0 +1,200 @@
+"""The figures of a report: which charts there are, and what each says in one sentence of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from saccade.report import plots
+from saccade.report.entries import Entry, entries, finished
+from saccade.report.numbers import DASH, count, interval, listed, milliseconds, percent, plural, points, times
+from saccade.report.results import Results, VariantResult
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart, under a title of its own where a figure has several of a kind."""
+
+    svg: str
+    title: str = ""
+    entry: Entry | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One or more charts under one sentence; ``legend`` names the marks where the axes do not."""
+
+    title: str
+    caption: str
+    panels: list[Panel]
+    legend: list[Entry] = field(default_factory=list)
+
+
+COSTS: tuple[tuple[str, str, bool, Callable[[VariantResult], float | None], Callable[[float | None], str]], ...] = (
+    ("parameters", "parameters, log scale", True, lambda v: v.params, count),
+    ("MACs", "MACs per image, log scale", True, lambda v: v.macs, count),
+    ("latency", "latency, ms", False, lambda v: v.latency_ms, lambda ms: f"{milliseconds(ms)} ms"),
+    ("training step", "training step, ms", False, lambda v: v.train_step_ms, lambda ms: f"{milliseconds(ms)} ms"),
+)
+
+
+def figures(results: Results) -> list[Figure]:
+    """All figures for which the results have numbers."""
+    shown = entries(results)
+    made = [difference_figure(results, shown), seeds_figure(results, shown), cost_figure(shown), curve_figure(shown)]
+    return [figure for figure in made if figure is not None]
+
+
+def difference_figure(results: Results, shown: list[Entry]) -> Figure | None:
+    """How far every variant is from the baseline; ``None`` where no difference is known."""
+    rows: plots.Rows = []
+    for entry in shown:
+        difference = entry.variant.difference
+        if difference is not None:
+            row: dict[str, Any] = {"name": entry.label, "verdict": entry.variant.verdict or "no verdict"}
+            for key in ("mean", "low", "high"):
+                value = getattr(difference, key)
+                row[key] = None if value is None else 100 * value
+            rows.append(row | {"colour": entry.colour, "shape": entry.shape})
+    if not rows:
+        return None
+    means = [(row["mean"] / 100, row["name"]) for row in rows]
+    baseline = next((e.label for e in shown if e.role == "baseline"), results.baseline)
+    (low, worst), (high, best) = min(means), max(means)
+    if len(rows) == 1:
+        said = f"The mean difference of {best} to {baseline} is {points(high)} points"
+    else:
+        said = f"Mean differences to {baseline} go from {points(low)} points ({worst}) to {points(high)} ({best})"
+    parts = ", each line a 95 % interval" if any(row["low"] is not None for row in rows) else ", without intervals"
+    caption = f"{said}{parts}; the shaded band is the margin of ±{results.margin:g} points."
+    label = "Differences to the baseline in points: " + "; ".join(
+        _difference_text(e) for e in shown if e.variant.difference
+    )
+    svg = plots.difference_chart(rows, margin=results.margin, label=label)
+    return Figure("Difference to the baseline", caption, [Panel(svg)])
+
+
+def seeds_figure(results: Results, shown: list[Entry]) -> Figure | None:
+    """Every trial's accuracy; ``None`` where none finished."""
+    done = [entry for entry in shown if finished(entry)]
+    if not done:
+        return None
+    rows: plots.Rows = []
+    for order, entry in enumerate(done):
+        look = {"name": entry.label, "order": order, "colour": entry.colour, "shape": entry.shape}
+        for seed, score in zip(results.seeds, entry.variant.scores, strict=True):
+            if score is not None:
+                rows.append(look | {"seed": str(seed), "accuracy": 100 * score})
+    means = [{"name": entry.label, "accuracy": 100 * mean_of(finished(entry))} for entry in done]
+    spread, widest = max((max(finished(e)) - min(finished(e)), e.label) for e in done)
+    caption = f"{_mean_range(done)}; "
+    if len(results.seeds) > 1:
+        caption += f"the seeds of one variant lie up to {100 * spread:.2f} points apart ({widest}), "
+    caption += "each mark is a trial, the upright bar is the mean, and a thin line joins the trials of one seed."
+    label = "Accuracy by seed: " + "; ".join(
+        f"{e.label} {', '.join(percent(score) for score in e.variant.scores)}" for e in done
+    )
+    svg = plots.seeds_chart(rows, means, names=[entry.label for entry in done], label=label)
+    return Figure("Every trial", caption, [Panel(svg)])
+
+
+def cost_figure(shown: list[Entry]) -> Figure | None:
+    """Controls are left out: what they cost more is training, which none of the four axes shows."""
+    done = [entry for entry in shown if finished(entry) and entry.role != "control"]
+    if not done:
+        return None
+    accuracies = plots.padded([100 * score for entry in done for score in finished(entry)])
+    panels, missing = [], []
+    for name, title, log, cost, write in COSTS:
+        have = [entry for entry in done if (cost(entry.variant) or 0) > 0]
+        if not have:
+            missing.append(name)
+            continue
+        rows: plots.Rows = []
+        for entry in have:
+            scores = [100 * score for score in finished(entry)]
+            row = {"cost": cost(entry.variant), "accuracy": mean_of(scores), "low": min(scores), "high": max(scores)}
+            rows.append(row | {"colour": entry.colour, "shape": entry.shape})
+        told = "; ".join(f"{e.label} {write(cost(e.variant))}, {percent(mean_of(finished(e)))}" for e in have)
+        svg = plots.cost_chart(
+            rows, title=title, log=log, accuracies=accuracies, label=f"Accuracy against {name}: {told}"
+        )
+        panels.append(Panel(svg))
+    if not panels:
+        return None
+    caption = _cost_caption(done) + (f" Not measured: {listed(missing)}." if missing else "")
+    return Figure("Accuracy in % against cost", caption, panels, legend=done)
+
+
+def curve_figure(shown: list[Entry]) -> Figure | None:
+    """Learning curves, one chart per variant over the baseline's; ``None`` where none were kept."""
+    drawn = [entry for entry in shown if any(entry.variant.curves)]
+    if not drawn:
+        return None
+    rows = {id(entry): _curve_rows(entry) for entry in drawn}
+    accuracies = plots.padded([row[key] for part in rows.values() for row in part for key in ("low", "high")])
+    baseline = next((entry for entry in drawn if entry.role == "baseline"), None)
+    panels = []
+    for entry in [e for e in drawn if e is not baseline] or drawn:
+        last = rows[id(entry)][-1]
+        behind = rows[id(baseline)] if baseline is not None and baseline is not entry else []
+        ends = percent(last["mean"] / 100)
+        label = f"Validation accuracy of {entry.label} by epoch, {ends} after epoch {last['epoch']}"
+        svg = plots.curve_chart(behind + rows[id(entry)], accuracies=accuracies, label=label)
+        panels.append(Panel(svg, title=f"{entry.label}, {ends}", entry=entry))
+    behind_all = f"; {baseline.label} is drawn behind each" if baseline is not None and len(drawn) > 1 else ""
+    last_means = [(rows[id(entry)][-1]["mean"] / 100, entry.label) for entry in drawn]
+    caption = (
+        f"{_range('Validation accuracy after the last epoch', last_means)}; lines are means over seeds, bands reach "
+        f"from the lowest to the highest seed{behind_all}."
+    )
+    return Figure("Validation accuracy in % by epoch", caption, panels)
+
+
+def mean_of(values: list[float]) -> float:
+    """The mean, of at least one value."""
+    return sum(values) / len(values)
+
+
+def _curve_rows(entry: Entry) -> plots.Rows:
+    """Mean and range by epoch over the seeds that got so far."""
+    by_epoch: dict[int, list[float]] = {}
+    for curve in entry.variant.curves:
+        for record in curve:
+            by_epoch.setdefault(record.epoch, []).append(100 * record.val_accuracy)
+    look = {"who": entry.role, "colour": entry.colour}
+    return [
+        look | {"epoch": epoch, "mean": mean_of(values), "low": min(values), "high": max(values)}
+        for epoch, values in sorted(by_epoch.items())
+    ]
+
+
+def _difference_text(entry: Entry) -> str:
+    difference = entry.variant.difference
+    assert difference is not None
+    return f"{entry.label} {points(difference.mean)} {interval(difference.low, difference.high)}".rstrip()
+
+
+def _mean_range(done: list[Entry]) -> str:
+    return _range("Mean accuracy", [(mean_of(finished(entry)), entry.label) for entry in done])
+
+
+def _range(what: str, means: list[tuple[float, str]]) -> str:
+    (low, worst), (high, best) = min(means), max(means)
+    if len(means) == 1:
+        return f"{what} is {percent(high)} ({best})"
+    return f"{what} goes from {percent(low)} ({worst}) to {percent(high)} ({best})"
+
+
+def _cost_caption(done: list[Entry]) -> str:
+    best = max(done, key=lambda entry: mean_of(finished(entry)))
+    score, size = percent(mean_of(finished(best))), count(best.variant.params)
+    said = f"The most accurate, {best.label}, has {score} with {size} parameters"
+    dearest = max(done, key=lambda entry: entry.variant.macs)
+    baseline = next((entry for entry in done if entry.role == "baseline"), None)
+    if baseline is not None and dearest is not baseline:
+        ratio = times(dearest.variant.macs, baseline.variant.macs) or DASH
+        said += f"; the dearest, {dearest.label}, takes {count(dearest.variant.macs)} MACs, {ratio} {baseline.label}'s"
+    seeds = plural(max(len(finished(entry)) for entry in done), "seed")
+    return f"{said}; upright lines reach from the lowest to the highest of {seeds}."

@@ -1,0 +1,107 @@
+"""From a results file to one HTML page that needs nothing else: no script, no font, no request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from saccade.report import numbers
+from saccade.report.answer import HELPS, HURTS, NO_DIFFERENCE, TOO_FEW, answer
+from saccade.report.entries import Entry, entries, finished
+from saccade.report.figures import figures
+from saccade.report.results import Results, VariantResult, read_results, write_atomic
+
+# Sign and class of a verdict: the word says it, the sign shows it, colour only repeats it.
+VERDICT_SIGNS = {HELPS: ("▲", "helps"), HURTS: ("▼", "hurts"), NO_DIFFERENCE: ("≈", "same"), TOO_FEW: ("…", "open")}
+NO_VERDICT = "no verdict"
+# Longer lists of classes are folded away.
+MOST_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One line of the verdict table, written out."""
+
+    entry: Entry
+    accuracy: str
+    finished: str
+    difference: str
+    interval: str
+    p: str
+    verdict: str
+    sign: str
+    verdict_class: str
+    seeds_to_decide: str
+    params: str
+    macs: str
+    latency: str
+    step: str
+    step_ratio: str
+    memory: str
+
+
+def report_html(results: Results) -> str:
+    """The whole report as one page.
+
+    Everything of the users' is text: the template escapes it, and so does the drawing of the charts.
+    """
+    shown = entries(results)
+    baseline = next((entry for entry in shown if entry.role == "baseline"), None)
+    return _template().render(
+        results=results,
+        answer=answer(results),
+        baseline=baseline.label if baseline else results.baseline,
+        labels={entry.variant.name: entry.label for entry in shown},
+        rows=[_table_row(entry, baseline.variant if baseline else None) for entry in shown],
+        has_memory=any(entry.variant.peak_memory_mib is not None for entry in shown),
+        figures=figures(results),
+        signs=VERDICT_SIGNS,
+        most_classes=MOST_CLASSES,
+        plural=numbers.plural,
+    )
+
+
+def write_report(folder: Path) -> Path:
+    """Read ``results.json`` in the folder, write ``report.html`` beside it and return its path."""
+    path = folder / "report.html"
+    write_atomic(path, report_html(read_results(folder)))
+    return path
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("saccade", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja")
+
+
+def _table_row(entry: Entry, baseline: VariantResult | None) -> TableRow:
+    variant, difference = entry.variant, entry.variant.difference
+    verdict = variant.verdict or ("baseline" if entry.role == "baseline" else NO_VERDICT)
+    sign, verdict_class = VERDICT_SIGNS.get(verdict, ("", "none"))
+    done, asked = len(finished(entry)), len(variant.scores)
+    ratio = numbers.times(variant.train_step_ms, baseline.train_step_ms if baseline else None)
+    return TableRow(
+        entry=entry,
+        accuracy=numbers.percent(variant.mean),
+        finished="" if done == asked else f"{done} of {numbers.plural(asked, 'seed')}",
+        difference=numbers.points(difference.mean if difference else None),
+        interval=numbers.interval(difference.low, difference.high) if difference else "",
+        p=numbers.p_value(difference.p if difference else None),
+        verdict=verdict,
+        sign=sign,
+        verdict_class=verdict_class,
+        seeds_to_decide=numbers.DASH if variant.seeds_to_decide is None else str(variant.seeds_to_decide),
+        params=numbers.count(variant.params),
+        macs=numbers.count(variant.macs),
+        latency=numbers.milliseconds(variant.latency_ms),
+        step=numbers.milliseconds(variant.train_step_ms),
+        step_ratio="" if entry.role == "baseline" else ratio,
+        memory=numbers.NOT_MEASURED if variant.peak_memory_mib is None else f"{variant.peak_memory_mib:.0f}",
+    )

@@ -1,0 +1,197 @@
+"""The charts of a report: rows of plain numbers in, inline SVG out.
+
+Axes and text are drawn in ``currentColor`` and variants in CSS variables, so that one SVG suits a white page and a dark
+one. Every layout is fixed in pixels: no text is measured with a font that the reader may not have.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import altair as alt
+
+Rows = list[dict[str, Any]]
+
+WIDTH = 440
+LABELS_WIDTH = 126
+ROW_HEIGHT = 30
+PANEL_WIDTH, PANEL_HEIGHT = 240, 180
+INK = "currentColor"
+# Beyond this, more points of a learning curve would only make the file bigger.
+MOST_EPOCHS = 100
+
+
+def difference_chart(rows: Rows, *, margin: float, label: str) -> str:
+    """Points and intervals in percentage points. Rows: name, verdict, mean, low, high (null without an interval)."""
+    import altair as alt
+
+    names = [row["name"] for row in rows]
+    seen = [row[key] for row in rows for key in ("mean", "low", "high") if row[key] is not None]
+    low, high = padded([*seen, -margin, margin, 0.0])
+    plot_width = WIDTH - LABELS_WIDTH - 120
+    x = alt.X("mean:Q").scale(domain=[low, high], nice=False, zero=False)
+    x = x.title("difference to the baseline, points").axis(tickCount=5, format="+~g")
+    y = _names_axis(names)
+    base = alt.Chart(alt.InlineData(values=rows))
+    band = alt.Chart(alt.InlineData(values=[{"from": -margin, "to": margin}])).mark_rect(color=INK, opacity=0.1)
+    zero = alt.Chart(alt.InlineData(values=[{"mean": 0}])).mark_rule(color=INK, opacity=0.6)
+    with_interval = [row for row in rows if row["low"] is not None and row["high"] is not None]
+    lines = alt.Chart(alt.InlineData(values=with_interval)).mark_rule(color=INK, strokeWidth=2)
+    dots = base.mark_point(filled=True, size=75, opacity=1)
+    words = base.mark_text(align="left", color=INK, fontSize=12)
+    layers = alt.layer(
+        band.encode(alt.X("from:Q"), alt.X2("to:Q")),
+        zero.encode(x),
+        lines.encode(alt.X("low:Q"), alt.X2("high:Q"), y),
+        dots.encode(x, y, _raw(alt.Color("colour:N")), _raw(alt.Shape("shape:N"))),
+        words.encode(y, x=alt.value(plot_width + 10), text="verdict:N"),
+    )
+    return _svg(layers, plot_width, ROW_HEIGHT * len(rows), left=LABELS_WIDTH, right=120, label=label)
+
+
+def seeds_chart(rows: Rows, means: Rows, *, names: list[str], label: str) -> str:
+    """Accuracy of every trial in per cent, the trials of one seed joined. Rows: name, order, seed, accuracy."""
+    import altair as alt
+
+    low, high = padded([row["accuracy"] for row in rows])
+    x = alt.X("accuracy:Q").scale(domain=[low, high], nice=False, zero=False)
+    x = x.title("accuracy, %").axis(tickCount=5)
+    y = _names_axis(names)
+    trials = alt.Chart(alt.InlineData(values=rows))
+    mean = alt.Chart(alt.InlineData(values=means)).mark_tick(color=INK, thickness=2.5, size=20, opacity=1)
+    layers = alt.layer(
+        trials.mark_line(color=INK, opacity=0.35, strokeWidth=1).encode(
+            x, y, alt.Detail("seed:N"), alt.Order("order:Q")
+        ),
+        mean.encode(x, y),
+        trials.mark_point(filled=True, size=45, opacity=0.85).encode(
+            x, y, _raw(alt.Color("colour:N")), _raw(alt.Shape("shape:N"))
+        ),
+    )
+    return _svg(layers, WIDTH - LABELS_WIDTH - 20, ROW_HEIGHT * len(names), left=LABELS_WIDTH, right=20, label=label)
+
+
+def cost_chart(rows: Rows, *, title: str, log: bool, accuracies: tuple[float, float], label: str) -> str:
+    """Mean accuracy against one cost, with the range over seeds. Rows: cost, accuracy, low, high, colour, shape."""
+    import altair as alt
+
+    costs = [row["cost"] for row in rows]
+    if log:
+        low, high = (math.exp(edge) for edge in padded([math.log(c) for c in costs], least=0.2))
+    else:
+        low, high = padded(costs, least=0.2 * max(costs))
+        low = max(low, 0.0)
+    x = alt.X("cost:Q").scale(type="log" if log else "linear", domain=[low, high], nice=False, zero=False)
+    ticks = log_ticks(low, high) if log else alt.Undefined
+    x = x.title(title).axis(format="~s" if log else "~g", values=ticks, tickCount=5)
+    y = _accuracy_axis(alt.Y("accuracy:Q"), accuracies)
+    base = alt.Chart(alt.InlineData(values=rows))
+    layers = alt.layer(
+        base.mark_rule(strokeWidth=1, opacity=0.7).encode(
+            x, _accuracy_axis(alt.Y("low:Q"), accuracies), alt.Y2("high:Q"), _raw(alt.Color("colour:N"))
+        ),
+        base.mark_point(filled=True, size=75, opacity=1).encode(
+            x, y, _raw(alt.Color("colour:N")), _raw(alt.Shape("shape:N"))
+        ),
+    )
+    return _panel(layers, label)
+
+
+def curve_chart(rows: Rows, *, accuracies: tuple[float, float], label: str) -> str:
+    """Validation accuracy by epoch: mean and range over seeds of one variant over those of the baseline.
+
+    Rows: who, epoch, mean, low, high, colour.
+    """
+    import altair as alt
+
+    epochs = sorted({row["epoch"] for row in rows})
+    kept = set(thinned(epochs))
+    base = alt.Chart(alt.InlineData(values=[row for row in rows if row["epoch"] in kept]))
+    edges = [epochs[0], epochs[-1]] if len(epochs) > 1 else [epochs[0] - 1, epochs[0] + 1]
+    x = alt.X("epoch:Q").scale(domain=edges, nice=False, zero=False)
+    x = x.title("epoch").axis(values=whole_ticks(epochs[0], epochs[-1]), format="d", grid=False)
+    colour = _raw(alt.Color("colour:N"))
+    y = _accuracy_axis(alt.Y("mean:Q"), accuracies)
+    band = base.mark_area(opacity=0.2).encode(
+        x, _accuracy_axis(alt.Y("low:Q"), accuracies), alt.Y2("high:Q"), colour, alt.Detail("who:N")
+    )
+    line = base.mark_line(strokeWidth=2).encode(x, y, colour, alt.Detail("who:N"))
+    dots = base.mark_point(filled=True, size=22, opacity=1).encode(x, y, colour)
+    return _panel(alt.layer(band, line, dots) if len(epochs) <= 12 else alt.layer(band, line), label)
+
+
+def padded(values: list[float], *, least: float = 0.1) -> tuple[float, float]:
+    """The range of the values with 8 % of room on either side, and never narrower than ``least``."""
+    low, high = min(values), max(values)
+    room = max(0.08 * (high - low), (least - (high - low)) / 2)
+    return low - room, high + room
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers from low to high, or as near to that as round numbers come."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    fine = [1 + tenth / 10 for tenth in range(90)]
+    best: list[float] = []
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), range(1, 10), fine[::5], fine[::2], fine):
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
+        if len(ticks) > 5 and best:
+            break
+        best = ticks
+        if len(ticks) >= 3:
+            break
+    return best[:: math.ceil(len(best) / 5)] if best else best
+
+
+def whole_ticks(first: int, last: int) -> list[int]:
+    """At most six whole numbers at round steps, the first among them where all fit."""
+    steps = (digit * 10**power for power in range(9) for digit in (1, 2, 5))
+    step = next(s for s in steps if (last - first) / s <= 5)
+    return list(range(first, last + 1)) if step == 1 else list(range(math.ceil(first / step) * step, last + 1, step))
+
+
+def thinned(epochs: list[int]) -> list[int]:
+    """At most about a hundred of the epochs, evenly spaced, the last one among them."""
+    step = math.ceil(len(epochs) / MOST_EPOCHS)
+    return sorted({*epochs[::step], epochs[-1]})
+
+
+def _names_axis(names: list[str]) -> alt.Y:
+    """Users' names go in as data: the scale's domain gives their order, as sorting would make them an expression."""
+    import altair as alt
+
+    axis = {"grid": False, "ticks": False, "domain": False, "labelLimit": LABELS_WIDTH - 12, "labelPadding": 8}
+    return alt.Y("name:N").scale(domain=names).title(None).axis(**axis)
+
+
+def _accuracy_axis(y: alt.Y, accuracies: tuple[float, float]) -> alt.Y:
+    return y.scale(domain=list(accuracies), nice=False, zero=False).title(None).axis(tickCount=4, format="~g")
+
+
+def _raw(channel: Any) -> Any:
+    """The row's own colour or path, not a place in a palette."""
+    return channel.scale(None).legend(None)
+
+
+def _panel(layers: alt.LayerChart | alt.FacetChart, label: str) -> str:
+    return _svg(layers, PANEL_WIDTH - 56, PANEL_HEIGHT - 60, left=42, right=14, label=label)
+
+
+def _svg(layers: alt.LayerChart | alt.FacetChart, width: int, height: int, *, left: int, right: int, label: str) -> str:
+    import vl_convert
+
+    chart = layers.properties(width=width, height=height, autosize="none")
+    padding: Any = {"left": left, "right": right, "top": 8, "bottom": 46}
+    chart = chart.configure(padding=padding, font="sans-serif", aria=False)
+    chart = chart.configure_view(stroke=None).configure_axis(
+        gridOpacity=0.12, domainOpacity=0.4, tickOpacity=0.4,
+        labelColor=INK, titleColor=INK, tickColor=INK, domainColor=INK, gridColor=INK,
+        labelFontSize=12, titleFontSize=12, titleFontWeight="normal",
+    )  # fmt: skip
+    # Without a background the page's own shows, light or dark; nothing may be loaded from anywhere.
+    specification = chart.to_dict() | {"background": None}
+    drawn = vl_convert.vegalite_to_svg(specification, allowed_base_urls=[])
+    # The figure's numbers as text for those who do not see it; the width stays, as the size to prefer.
+    return drawn.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)

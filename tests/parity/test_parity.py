@@ -1,0 +1,100 @@
+"""Every mechanism equals its reference: outputs, every gradient, and the buffers that one training step leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from parity.adapters import ADAPTERS, FAULTS, adapt
+from parity.reference import Reference, load, mismatches, read
+
+from saccade.errors import UsageError
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_equals_the_reference(right_reference: Reference) -> None:
+    module, names = adapt(right_reference.source, right_reference.config)
+    load(right_reference, module, names)
+    found = mismatches(right_reference, module, names)
+    assert not found, "\n".join(found)
+
+
+def test_differs_from_a_wrong_reference_only_by_its_fault(wrong_reference: Reference) -> None:
+    assert wrong_reference.source in FAULTS, f"say in FAULTS what is wrong: {wrong_reference.metadata['notes']}"
+    fault = FAULTS[wrong_reference.source]
+    module, names = adapt(wrong_reference.source, wrong_reference.config)
+    load(wrong_reference, module, names)
+    x, theirs = wrong_reference.tensors["input"], wrong_reference.tensors["output_eval"]
+    with torch.no_grad():
+        distance = (module(x) - theirs).abs().max().item()
+        assert distance > fault.distance, f"the same to {distance:.2g}, but: {fault.reason}"
+        torch.testing.assert_close(fault.reproduce(module, x), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_our_golden_files_cover_every_adapter() -> None:
+    assert {read(path).source for path in GOLDEN.glob("*.safetensors")} == set(ADAPTERS)
+
+
+@pytest.fixture
+def sem() -> Reference:
+    return read(GOLDEN / "sem__authors_attention_c16_7x5.safetensors")
+
+
+@pytest.mark.parametrize("name", ["gamma", "beta", "decision.weight", "fc1.bias", "conv.weight"])
+def test_a_slightly_wrong_parameter_is_noticed(sem: Reference, name: str) -> None:
+    module, names = adapt(sem.source, sem.config)
+    load(sem, module, names)
+    with torch.no_grad():
+        module.get_parameter(name).view(-1)[0] += 1e-2
+    found = mismatches(sem, module, names)
+    assert any(line.startswith("output_eval: largest difference") for line in found)
+    assert any(line.startswith("grad_input: largest difference") for line in found)
+
+
+def test_a_wrong_gradient_behind_a_right_output_is_noticed(sem: Reference) -> None:
+    module, names = adapt(sem.source, sem.config)
+    load(sem, module, names)
+    module.gamma.register_hook(lambda grad: grad * 1.01)
+    assert [line.partition(":")[0] for line in mismatches(sem, module, names)] == ["grad.w1"]
+
+
+def test_names_given_to_the_wrong_tensors_are_noticed(sem: Reference) -> None:
+    module, names = adapt(sem.source, sem.config)
+    names["w1"], names["b1"] = names["b1"], names["w1"]
+    load(sem, module, names)
+    assert mismatches(sem, module, names)
+
+
+def test_a_tensor_that_nothing_reads_is_noticed(sem: Reference) -> None:
+    module, names = adapt(sem.source, sem.config)
+    load(sem, module, names)
+    more = replace(sem, tensors={**sem.tensors, "aux_eval.gate": torch.zeros(1)})
+    assert mismatches(more, module, names) == ["aux_eval.gate: nothing of ours was compared with it"]
+
+
+def test_a_name_left_over_on_either_side_is_an_error(sem: Reference) -> None:
+    module, names = adapt(sem.source, sem.config)
+    fewer = {theirs: ours for theirs, ours in names.items() if theirs != "w1"}
+    with pytest.raises(UsageError, match=r"names \['w1'\] are not mapped"):
+        load(sem, module, fewer)
+    with pytest.raises(UsageError, match=r"our \['gamma'\] are not covered one to one"):
+        load(sem, module, {**names, "w1": "beta"})
+
+
+def test_a_transposed_parameter_is_an_error(sem: Reference) -> None:
+    module, names = adapt(sem.source, sem.config)
+    turned = replace(sem, tensors={**sem.tensors, "param.switch_fc.weight": torch.zeros(16, 3)})
+    with pytest.raises(UsageError, match=r"'switch_fc.weight' has shape \(16, 3\); ours has \(3, 16\)"):
+        load(turned, module, names)
+
+
+def test_a_source_or_a_config_key_without_adapter_is_an_error(sem: Reference) -> None:
+    with pytest.raises(UsageError, match="no adapter for the golden files of"):
+        adapt(("sem", "somebody/else", "sem.py"), {})
+    with pytest.raises(UsageError, match="has no option 'hiden'.*did you mean 'hidden'"):
+        adapt(sem.source, {"C": 16, "hiden": 2})
+    with pytest.raises(UsageError, match=r"`k` \(=5\) must be 3 for 16 channels"):
+        adapt(sem.source, sem.config | {"k": 5})
