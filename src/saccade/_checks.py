@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def nearest(value: str, known: Iterable[str]) -> str:
-    """A hint such as ``; did you mean 'gam'?``, or nothing when no known word is close."""
+    """A hint such as `` (did you mean 'gam'?)``, or nothing when no known word is close."""
     close = difflib.get_close_matches(value, list(known), n=3)
-    return f"; did you mean {' or '.join(repr(word) for word in close)}?" if close else ""
+    return f" (did you mean {' or '.join(repr(word) for word in close)}?)" if close else ""
 
 
 def check_choice(name: str, value: object, choices: Collection[Any]) -> None:
@@ -58,7 +58,7 @@ def check_options(owner: str, target: Callable[..., Any], options: dict[str, Any
     for name in options:
         if name not in known:
             listed = ", ".join(known) or "none"
-            raise UsageError(f"{owner} has no option {name!r} (it has: {listed}){nearest(name, known)}")
+            raise UsageError(f"{owner} has no option {name!r}{nearest(name, known)}; its options are {listed}")
 
 
 def keyword_options(target: Callable[..., Any]) -> dict[str, Any]:

@@ -278,10 +278,11 @@ class _Sampling:
         dilation: tuple[int, int],
     ) -> None:
         self.kernel, self.stride, self.padding, self.dilation = kernel, stride, padding, dilation
-        self.reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
-        self.offset = tuple(reach // 2 - p for reach, p in zip(self.reach, padding, strict=True))
-        if min(self.offset) < 0:
-            fit = tuple(reach // 2 for reach in self.reach)
+        reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        self.before = tuple(r // 2 - p for r, p in zip(reach, padding, strict=True))
+        self.after = tuple(r - r // 2 - p for r, p in zip(reach, padding, strict=True))
+        if min(self.before) < 0:
+            fit = tuple(r // 2 for r in reach)
             raise UsageError(
                 f"`padding` (={padding}) must be at most {fit} for kernel_size={kernel}, dilation={dilation}: attention "
                 "has no pixel to look from outside the map"
@@ -296,15 +297,11 @@ class _Sampling:
         return cls(kernel, steps, _pair("padding", padding, at_least=0), spread)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.stride == (1, 1) and self.offset == (0, 0) and self.reach == tuple(2 * p for p in self.padding):
-            return x
-        rows, columns = (
-            slice(offset, offset + (size + 2 * padding - reach - 1) // stride * stride + 1, stride)
-            for size, offset, padding, reach, stride in zip(
-                x.shape[-2:], self.offset, self.padding, self.reach, self.stride, strict=True
-            )
-        )
-        return x[:, :, rows, columns]
+        """The pixels at the centres: a map of the convolution's output size."""
+        rows, columns = (slice(before, -after or None) for before, after in zip(self.before, self.after, strict=True))
+        x = x[:, :, rows, columns]
+        # Every stride-th pixel. Pooling, not a slice, since torch.export then finds the size by the convolution's formula.
+        return x if self.stride == (1, 1) else F.avg_pool2d(x, 1, self.stride)
 
 
 def _resolve_depths(

@@ -51,6 +51,7 @@ class PlainProgress:
         asked = setting.record.asked
         self.total = len(asked.variants) * len(asked.seeds)
         self.scores = dict(setting.done)
+        self._command = setting.command
         self._cost = {name: cost.train_step_ms for name, cost in setting.record.costs.items()}
         waiting = [(v.name, s) for v in asked.variants for s in asked.seeds if (v.name, s) not in setting.done]
         self._to_spend = sum(self._cost[name] for name, _ in waiting)
@@ -71,9 +72,7 @@ class PlainProgress:
         elif event.kind == "failed":
             self.failures[trial] = event.detail["reason"]
             self._spent += self._cost[event.variant]
-        self.saved = (
-            f"{len(self.scores)} of {self.total} trials are saved. To go on, run the same command again"
-        )
+        self.saved = f"{len(self.scores)} of {self.total} trials are saved. To go on: {self._command}"
         self._show(event)
 
     def _show(self, event: Event) -> None:

@@ -17,15 +17,12 @@ def print_mechanisms(cards: list[Card]) -> None:
     table = Table("name", "kind", "attends", "year", "paper", box=None, pad_edge=False)
     for card in cards:
         table.add_row(card.name, card.kind, card.attends, str(card.year), card.title)
-    Console().print(table)
+    _console().print(table)
 
 
 def print_comparison(results: Results, report: Path) -> None:
     """The verdicts, the costs and where attention stands, then the path of the report."""
-    console = Console()
-    if not console.is_terminal:
-        # A file or a pipe has no width of its own; a wrapped table cannot be read by a program.
-        console = Console(width=200)
+    console = _console()
     table = Table(box=None, pad_edge=False)
     table.add_column("variant")
     for name in ("accuracy %", "difference", "95 % interval"):
@@ -40,6 +37,12 @@ def print_comparison(results: Results, report: Path) -> None:
     for trial in results.failed:
         console.print(f"failed: {trial.name}, seed {trial.seed}: {trial.reason}", markup=False, highlight=False)
     console.print(f"differences in points, margin {results.margin:g}; report: {report}", markup=False, highlight=False)
+
+
+def _console() -> Console:
+    """A file or a pipe has no width of its own, and a wrapped table cannot be read by a program."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
 
 
 def _row(variant: VariantResult) -> list[str]:

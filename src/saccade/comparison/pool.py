@@ -28,20 +28,24 @@ class Event:
     detail: dict[str, Any] = field(default_factory=dict)
 
 
+Waiting = queue.SimpleQueue[tuple[str, int] | None]
+Events = queue.SimpleQueue[Event | BaseException | None]
+
+
 def run_trials(tasks: Sequence[tuple[str, int]], out: Path, data_file: Path, jobs: int) -> Iterator[Event]:
     """Run ``tasks``, (variant, seed), in ``jobs`` processes of one thread each, and yield events as they come.
 
     A process that dies fails its trial, and another one takes its place. Leaving the iteration early, by an
     interruption say, ends the processes.
     """
-    waiting: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
-    events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+    waiting: Waiting = queue.SimpleQueue()
+    events: Events = queue.SimpleQueue()
     workers = [_Worker(out, data_file) for _ in range(min(jobs, len(tasks)))]
     for task in tasks:
         waiting.put(task)
     for worker in workers:
         waiting.put(None)
-        threading.Thread(target=worker.serve, args=(waiting, events), daemon=True).start()
+        worker.start(waiting, events)
     try:
         ended = 0
         while ended < len(workers):
@@ -65,12 +69,23 @@ class _Worker:
         self.process: subprocess.Popen[str] | None = None
         self.log = TemporaryFile("w+", errors="replace")  # noqa: SIM115 # lives as long as the worker
         self.ending = threading.Event()
+        self.thread = threading.Thread()
 
-    def serve(
-        self,
-        waiting: queue.SimpleQueue[tuple[str, int] | None],
-        events: queue.SimpleQueue[Event | BaseException | None],
-    ) -> None:
+    def start(self, waiting: Waiting, events: Events) -> None:
+        """Serve tasks from a thread of its own, until there is none left."""
+        self.thread = threading.Thread(target=self._serve, args=(waiting, events), daemon=True)
+        self.thread.start()
+
+    def end(self) -> None:
+        """Stop at once, in the middle of a trial if need be."""
+        self.ending.set()
+        if (process := self.process) is not None:
+            process.kill()
+        self.thread.join()
+        self._close()
+        self.log.close()
+
+    def _serve(self, waiting: Waiting, events: Events) -> None:
         try:
             while (task := waiting.get()) is not None and not self.ending.is_set():
                 for event in self._run(*task):
@@ -110,21 +125,23 @@ class _Worker:
                 # Ctrl-C in the terminal is for the comparison, which ends its workers itself.
                 start_new_session=True,
             )
+            if self.ending.is_set():
+                self.process.kill()
         return self.process
 
     def _died(self, variant: str, seed: int) -> Event:
-        assert self.process is not None
-        status = self.process.wait()
-        self.process = None
+        status = self._close()
         self.log.seek(0)
         last = (self.log.read().strip().splitlines() or [""])[-1]
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         hint = " (out of memory?)" if status == -signal.SIGKILL else ""
         return Event("failed", variant, seed, {"reason": f"its process {how}{hint}{': ' + last if last else ''}"})
 
-    def end(self) -> None:
-        self.ending.set()
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
+    def _close(self) -> int:
+        """Wait for the process, which has ended or ends when its input does."""
+        process, self.process = self.process, None
+        if process is None:
+            return 0
+        with process:  # closes its pipes and waits
+            pass
+        return process.returncode

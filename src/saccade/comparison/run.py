@@ -14,7 +14,7 @@ from saccade.comparison.measure import measure_costs
 from saccade.comparison.pool import Event, run_trials
 from saccade.comparison.record import Record, environment, find_record, usable_cores, write_record
 from saccade.comparison.request import DEFAULT_ATTENTION, DEFAULT_MODEL, Request, make_request
-from saccade.comparison.summarise import summarise
+from saccade.comparison.summarise import command_of, summarise
 from saccade.comparison.trial import read_result
 from saccade.data import ImageData, load_data
 from saccade.errors import UsageError
@@ -39,6 +39,8 @@ class Setting:
     """What is known before the first trial: told to the caller, to be shown."""
 
     record: Record
+    command: str
+    """What to run to go on with the comparison after an interruption."""
     done: dict[tuple[str, int], float]
     jobs: int
     notes: list[str]
@@ -112,7 +114,7 @@ def compare(
     record = _begin(folder, request, images) if record is None else _continue(record, folder, images, notes)
     tasks = [(variant.name, seed) for seed in request.seeds for variant in reversed(request.variants)]
     done = {task: score for task in tasks if (score := read_result(folder, *task)) is not None}
-    on_setting(Setting(record, done, jobs, notes))
+    on_setting(Setting(record, command_of(record, folder), done, jobs, notes))
     failed = _run([task for task in tasks if task not in done], folder, images, jobs, on_event)
     results = summarise(record, images, folder, failed, notes)
     write_results(results, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from statistics import fmean
 
@@ -40,9 +41,14 @@ def summarise(
         input_shape=list(data.shape),
         batch_size=asked.settings.batch_size,
         environment=record.environment | {"threads per trial": str(record.threads_per_trial)},
-        command=f"{asked.command} --out {folder}",
+        command=command_of(record, folder),
         notes=[*notes, INTERVALS, TIMES],
     )
+
+
+def command_of(record: Record, folder: Path) -> str:
+    """The command that makes the comparison in a folder, or goes on with it."""
+    return f"{record.asked.command} --out {shlex.quote(str(folder))}"
 
 
 def _variant(record: Record, variant: Variant, folder: Path) -> VariantResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,7 +43,11 @@ def load_image_folder(path: Path | str, image_size: int) -> ImageData:
             f"{root} has no test folder: {len(found['test'])} of its training images, a fixed fifth of every class, "
             "are kept for the test and not trained on"
         )
-    splits = {name: _read(files, image_size) for name, files in found.items()}
+    images = _read_all((file for files in found.values() for file, _ in files), image_size)
+    splits = {
+        name: Split(torch.stack([images[file] for file, _ in files]), torch.tensor([label for _, label in files]))
+        for name, files in found.items()
+    }
     return ImageData(f"imagefolder:{path}", classes, notes=notes, **splits)
 
 
@@ -90,16 +95,17 @@ def _take_test(images: list[tuple[Path, int]], folder: Path) -> tuple[list[tuple
     return train, test
 
 
-def _read(files: list[tuple[Path, int]], image_size: int) -> Split:
+def _read_all(files: Iterable[Path], image_size: int) -> dict[Path, Tensor]:
+    """Every image as uint8 (3, S, S). Those that cannot be read are told together."""
+    order = sorted(files)
     with ThreadPoolExecutor() as threads:
-        images = list(threads.map(lambda entry: _read_image(entry[0], image_size), files))
-    broken = [(file, image) for (file, _), image in zip(files, images, strict=True) if isinstance(image, str)]
+        images = list(threads.map(lambda file: _read_image(file, image_size), order))
+    broken = [(file, image) for file, image in zip(order, images, strict=True) if isinstance(image, str)]
     if broken:
         file, reason = broken[0]
         others = f"; {len(broken) - 1} more cannot be read" if len(broken) > 1 else ""
         raise DataError(f"{file} cannot be read as an image: {reason}{others}")
-    labels = torch.tensor([label for _, label in files])
-    return Split(torch.stack([image for image in images if isinstance(image, Tensor)]), labels)
+    return {file: image for file, image in zip(order, images, strict=True) if isinstance(image, Tensor)}
 
 
 def _read_image(file: Path, image_size: int) -> Tensor | str:

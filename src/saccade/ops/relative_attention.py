@@ -72,7 +72,10 @@ def relative_attention_2d_weights(
     content = q.flatten(2, 3) @ _repeat_heads(k, heads).flatten(2, 3).transpose(-1, -2)
     vertical = torch.einsum("bnhwd,hyd->bnhwy", q, rel_h[_offset_rows(height, q.device)])
     horizontal = torch.einsum("bnhwd,wxd->bnhwx", q, rel_w[_offset_rows(width, q.device)])
-    position = vertical.flatten(2, 3)[..., :, None] + horizontal.flatten(2, 3)[..., None, :]
+    # Flattened whole, then split: torch.export cannot prove the stride of two axes merged before one of unknown size.
+    vertical = vertical.flatten(2).unflatten(2, (height * width, height))
+    horizontal = horizontal.flatten(2).unflatten(2, (height * width, width))
+    position = vertical[..., :, None] + horizontal[..., None, :]
     logits = content.unflatten(-1, (height, width)) + position
     return logits.flatten(-2).softmax(dim=-1)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from saccade.report.entries import Entry, entries
+from saccade.report.entries import Entry, entries, finished
 from saccade.report.numbers import listed, plural
 from saccade.report.results import Results
 
 HELPS, HURTS, NO_DIFFERENCE, TOO_FEW = "helps", "hurts", "no difference shown", "too few runs"
 # A sentence with more names than this would be a table.
-MOST_NAMES = 6
+MOST_NAMES = 4
 
 
 def answer(results: Results) -> str:
@@ -23,7 +23,7 @@ def answer(results: Results) -> str:
         return f"Only the baseline {results.baseline} was trained, so there is nothing to compare."
     if baseline is None or baseline.variant.mean is None:
         return f"No verdict: the baseline {results.baseline} has no finished trial to compare with."
-    if all(entry.variant.verdict is None for entry in compared):
+    if not any(_verdict(entry) for entry in compared):
         ending = f"; {plural(len(results.failed), 'trial')} failed" if results.failed else ""
         return f"No verdict on {_subject(compared, len(compared))[0]}{ending}."
     return _sentence(results, compared, [entry for entry in shown if entry.role == "control"])
@@ -32,9 +32,7 @@ def answer(results: Results) -> str:
 def _sentence(results: Results, compared: list[Entry], controls: list[Entry]) -> str:
     total = len(compared)
     clauses: list[str] = []
-    groups = {
-        word: [e for e in compared if e.variant.verdict == word] for word in (HELPS, HURTS, NO_DIFFERENCE, TOO_FEW)
-    }
+    groups = {word: [e for e in compared if _verdict(e) == word] for word in (HELPS, HURTS, NO_DIFFERENCE, TOO_FEW)}
     if not groups[HELPS] and not any(len(group) == total for group in groups.values()):
         clauses.append(f"none of {total} attentions was shown to help")
     if len(groups[TOO_FEW]) == total:
@@ -42,14 +40,19 @@ def _sentence(results: Results, compared: list[Entry], controls: list[Entry]) ->
     for word, group in groups.items():
         if group:
             clauses.append(_clause(word, group, total, results.margin))
-    silent = [e for e in compared if e.variant.verdict is None]
+    silent = [e for e in compared if _verdict(e) is None]
     if silent:
         subject, many = _subject(silent, total)
         clauses.append(f"{subject} {'have' if many else 'has'} no verdict")
-    clauses += [_control_clause(e) for e in controls if e.variant.verdict in (HELPS, HURTS)]
+    clauses += [_control_clause(e) for e in controls if _verdict(e) in (HELPS, HURTS)]
     if results.failed:
         clauses.append(f"{plural(len(results.failed), 'trial')} failed")
     return f"On this data {'; '.join(clauses)}."
+
+
+def _verdict(entry: Entry) -> str | None:
+    """The verdict, if any trial stands behind it: "too few runs" of none at all is no call for more seeds."""
+    return entry.variant.verdict if finished(entry) else None
 
 
 def _clause(verdict: str, group: list[Entry], total: int, margin: float) -> str:

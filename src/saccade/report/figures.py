@@ -8,7 +8,7 @@ from typing import Any
 
 from saccade.report import plots
 from saccade.report.entries import Entry, entries, finished
-from saccade.report.numbers import DASH, count, interval, listed, milliseconds, percent, plural, points, times
+from saccade.report.numbers import DASH, count, interval, listed, milliseconds, percent, points, times
 from saccade.report.results import Results, VariantResult
 
 
@@ -50,24 +50,26 @@ def difference_figure(results: Results, shown: list[Entry]) -> Figure | None:
     """How far every variant is from the baseline; ``None`` where no difference is known."""
     rows: plots.Rows = []
     for entry in shown:
-        difference = entry.variant.difference
+        difference, look = entry.variant.difference, _look(entry)
         if difference is not None:
-            row: dict[str, Any] = {"name": entry.label, "verdict": entry.variant.verdict or "no verdict"}
-            for key in ("mean", "low", "high"):
-                value = getattr(difference, key)
-                row[key] = None if value is None else 100 * value
-            rows.append(row | {"colour": entry.colour, "shape": entry.shape})
-    if not rows:
+            verdict = entry.variant.verdict or "no verdict"
+            low, high = _hundredfold(difference.low), _hundredfold(difference.high)
+            row = {"mean": _hundredfold(difference.mean), "low": low, "high": high}
+            rows.append(look | row | {"said": f"{points(difference.mean)}, {verdict}"})
+        elif entry.role == "baseline":
+            rows.append(look | {"mean": 0.0, "low": None, "high": None, "said": "baseline"})
+    known = [(e.variant.difference.mean, e.label) for e in shown if e.variant.difference is not None]
+    if not known:
         return None
-    means = [(row["mean"] / 100, row["name"]) for row in rows]
-    baseline = next((e.label for e in shown if e.role == "baseline"), results.baseline)
-    (low, worst), (high, best) = min(means), max(means)
-    if len(rows) == 1:
-        said = f"The mean difference of {best} to {baseline} is {points(high)} points"
+    (low, worst), (high, best) = min(known), max(known)
+    if len(known) == 1:
+        said = f"The mean difference to the baseline is {points(high)} points ({best})"
     else:
-        said = f"Mean differences to {baseline} go from {points(low)} points ({worst}) to {points(high)} ({best})"
-    parts = ", each line a 95 % interval" if any(row["low"] is not None for row in rows) else ", without intervals"
-    caption = f"{said}{parts}; the shaded band is the margin of ±{results.margin:g} points."
+        said = f"Mean differences to the baseline go from {points(low)} points ({worst}) to {points(high)} ({best})"
+    lines = (
+        "each line is a 95 % interval" if any(row["low"] is not None for row in rows) else "these runs give no interval"
+    )
+    caption = f"{said}; {lines}, and the shaded band is the margin of ±{results.margin:g} points."
     label = "Differences to the baseline in points: " + "; ".join(
         _difference_text(e) for e in shown if e.variant.difference
     )
@@ -80,23 +82,22 @@ def seeds_figure(results: Results, shown: list[Entry]) -> Figure | None:
     done = [entry for entry in shown if finished(entry)]
     if not done:
         return None
-    rows: plots.Rows = []
+    rows, trials = [], []
     for order, entry in enumerate(done):
-        look = {"name": entry.label, "order": order, "colour": entry.colour, "shape": entry.shape}
+        mean = mean_of(finished(entry))
+        rows.append(_look(entry) | {"mean": 100 * mean, "said": percent(mean)})
         for seed, score in zip(results.seeds, entry.variant.scores, strict=True):
             if score is not None:
-                rows.append(look | {"seed": str(seed), "accuracy": 100 * score})
-    means = [{"name": entry.label, "accuracy": 100 * mean_of(finished(entry))} for entry in done]
+                trials.append(_look(entry) | {"order": order, "seed": str(seed), "mean": 100 * score})
     spread, widest = max((max(finished(e)) - min(finished(e)), e.label) for e in done)
-    caption = f"{_mean_range(done)}; "
+    caption = _range("Mean accuracy", [(mean_of(finished(entry)), entry.label) for entry in done])
     if len(results.seeds) > 1:
-        caption += f"the seeds of one variant lie up to {100 * spread:.2f} points apart ({widest}), "
-    caption += "each mark is a trial, the upright bar is the mean, and a thin line joins the trials of one seed."
+        caption += f"; the seeds of one variant lie up to {100 * spread:.2f} points apart ({widest})"
+    caption += "; each mark is a trial, the upright bar is the mean, and a thin line joins the trials of one seed."
     label = "Accuracy by seed: " + "; ".join(
         f"{e.label} {', '.join(percent(score) for score in e.variant.scores)}" for e in done
     )
-    svg = plots.seeds_chart(rows, means, names=[entry.label for entry in done], label=label)
-    return Figure("Every trial", caption, [Panel(svg)])
+    return Figure("Every trial", caption, [Panel(plots.seeds_chart(rows, trials, label=label))])
 
 
 def cost_figure(shown: list[Entry]) -> Figure | None:
@@ -143,12 +144,13 @@ def curve_figure(shown: list[Entry]) -> Figure | None:
         label = f"Validation accuracy of {entry.label} by epoch, {ends} after epoch {last['epoch']}"
         svg = plots.curve_chart(behind + rows[id(entry)], accuracies=accuracies, label=label)
         panels.append(Panel(svg, title=f"{entry.label}, {ends}", entry=entry))
-    behind_all = f"; {baseline.label} is drawn behind each" if baseline is not None and len(drawn) > 1 else ""
     last_means = [(rows[id(entry)][-1]["mean"] / 100, entry.label) for entry in drawn]
-    caption = (
-        f"{_range('Validation accuracy after the last epoch', last_means)}; lines are means over seeds, bands reach "
-        f"from the lowest to the highest seed{behind_all}."
-    )
+    caption = _range("Validation accuracy after the last epoch", last_means)
+    if any(len(entry.variant.curves) > 1 for entry in drawn):
+        caption += "; lines are means over seeds, bands reach from the lowest to the highest seed"
+    if baseline is not None and len(drawn) > 1:
+        caption += "; the baseline is drawn behind each"
+    caption += "."
     return Figure("Validation accuracy in % by epoch", caption, panels)
 
 
@@ -163,21 +165,26 @@ def _curve_rows(entry: Entry) -> plots.Rows:
     for curve in entry.variant.curves:
         for record in curve:
             by_epoch.setdefault(record.epoch, []).append(100 * record.val_accuracy)
-    look = {"who": entry.role, "colour": entry.colour}
+    # The baseline is the same in every chart: it stands back.
+    look = {"who": entry.role, "colour": entry.colour, "opacity": 0.55 if entry.role == "baseline" else 1}
     return [
         look | {"epoch": epoch, "mean": mean_of(values), "low": min(values), "high": max(values)}
         for epoch, values in sorted(by_epoch.items())
     ]
 
 
+def _look(entry: Entry) -> dict[str, Any]:
+    return {"name": entry.label, "colour": entry.colour, "shape": entry.shape}
+
+
+def _hundredfold(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
+
+
 def _difference_text(entry: Entry) -> str:
     difference = entry.variant.difference
     assert difference is not None
     return f"{entry.label} {points(difference.mean)} {interval(difference.low, difference.high)}".rstrip()
-
-
-def _mean_range(done: list[Entry]) -> str:
-    return _range("Mean accuracy", [(mean_of(finished(entry)), entry.label) for entry in done])
 
 
 def _range(what: str, means: list[tuple[float, str]]) -> str:
@@ -190,11 +197,11 @@ def _range(what: str, means: list[tuple[float, str]]) -> str:
 def _cost_caption(done: list[Entry]) -> str:
     best = max(done, key=lambda entry: mean_of(finished(entry)))
     score, size = percent(mean_of(finished(best))), count(best.variant.params)
-    said = f"The most accurate, {best.label}, has {score} with {size} parameters"
+    said = f"Most accurate is {best.label}: {score} with {size} parameters"
     dearest = max(done, key=lambda entry: entry.variant.macs)
     baseline = next((entry for entry in done if entry.role == "baseline"), None)
     if baseline is not None and dearest is not baseline:
         ratio = times(dearest.variant.macs, baseline.variant.macs) or DASH
-        said += f"; the dearest, {dearest.label}, takes {count(dearest.variant.macs)} MACs, {ratio} {baseline.label}'s"
-    seeds = plural(max(len(finished(entry)) for entry in done), "seed")
-    return f"{said}; upright lines reach from the lowest to the highest of {seeds}."
+        said += f"; dearest is {dearest.label}: {count(dearest.variant.macs)} MACs, {ratio} the baseline's"
+    seeds = max(len(finished(entry)) for entry in done)
+    return f"{said}; upright lines reach from the lowest to the highest of {seeds} seeds." if seeds > 1 else f"{said}."

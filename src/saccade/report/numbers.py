@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 DASH = "–"
+SPACE = "\u00a0"  # between a number and its unit: a line does not break there
 NOT_MEASURED = "not measured"
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def percent(fraction: float | None) -> str:
     """A share as ``85.09 %``."""
-    return DASH if fraction is None else f"{100 * fraction:.2f} %"
+    return DASH if fraction is None else f"{100 * fraction:.2f}{SPACE}%"
 
 
 def points(fraction: float | None) -> str:
@@ -23,7 +24,7 @@ def points(fraction: float | None) -> str:
 
 def interval(low: float | None, high: float | None) -> str:
     """An interval of differences in points, or nothing where the runs give none."""
-    return "" if low is None or high is None else f"[{points(low)}, {points(high)}]"
+    return "" if low is None or high is None else f"[{points(low)},{SPACE}{points(high)}]"
 
 
 def p_value(p: float | None) -> str:
@@ -41,7 +42,7 @@ def count(number: float | None) -> str:
     rounded = float(f"{number:.3g}") if number >= 1000 else number
     for size, unit in _UNITS:
         if rounded >= size:
-            return f"{_three_digits(rounded / size)} {unit}"
+            return f"{_three_digits(rounded / size)}{SPACE}{unit}"
     return f"{number:.0f}"
 
 

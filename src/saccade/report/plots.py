@@ -15,63 +15,73 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 
-WIDTH = 440
-LABELS_WIDTH = 126
-ROW_HEIGHT = 30
+# Narrow enough to be read unscaled on a telephone; names stand above their row, not beside it.
+WIDTH, ROW_HEIGHT = 340, 40
+SIDE = 6
+MARK = 20
+BELOW = 9  # how far a row's marks stand below its middle, and its words above
 PANEL_WIDTH, PANEL_HEIGHT = 240, 180
-INK = "currentColor"
+INK, PAPER = "currentColor", "var(--paper)"
 # Beyond this, more points of a learning curve would only make the file bigger.
 MOST_EPOCHS = 100
 
 
 def difference_chart(rows: Rows, *, margin: float, label: str) -> str:
-    """Points and intervals in percentage points. Rows: name, verdict, mean, low, high (null without an interval)."""
+    """Points and intervals in percentage points.
+
+    Rows: name, said (the words at the right), mean, low, high (null without an interval), colour, shape.
+    """
     import altair as alt
 
-    names = [row["name"] for row in rows]
     seen = [row[key] for row in rows for key in ("mean", "low", "high") if row[key] is not None]
-    low, high = padded([*seen, -margin, margin, 0.0])
-    plot_width = WIDTH - LABELS_WIDTH - 120
-    x = alt.X("mean:Q").scale(domain=[low, high], nice=False, zero=False)
-    x = x.title("difference to the baseline, points").axis(tickCount=5, format="+~g")
-    y = _names_axis(names)
+    x = alt.X("mean:Q").scale(domain=padded([*seen, -margin, margin]), nice=False, zero=False)
+    # The expression holds no text of users'.
+    axis = {"tickCount": 5, "format": "~f", "labelExpr": "datum.value > 0 ? '+' + datum.label : datum.label"}
+    x = x.title("difference to the baseline, points").axis(**axis)
+    y = _rows_axis(rows)
     base = alt.Chart(alt.InlineData(values=rows))
-    band = alt.Chart(alt.InlineData(values=[{"from": -margin, "to": margin}])).mark_rect(color=INK, opacity=0.1)
-    zero = alt.Chart(alt.InlineData(values=[{"mean": 0}])).mark_rule(color=INK, opacity=0.6)
+    # The band and the zero line stop between the rows, where the words are.
+    within = [{"name": row["name"], "from": -margin, "to": margin, "zero": 0} for row in rows]
+    still = alt.Chart(alt.InlineData(values=within))
+    band = still.mark_rule(color=INK, opacity=0.12, strokeWidth=MARK, yOffset=BELOW)
+    zero = still.mark_tick(color=INK, opacity=0.6, thickness=1, size=MARK, yOffset=BELOW)
     with_interval = [row for row in rows if row["low"] is not None and row["high"] is not None]
-    lines = alt.Chart(alt.InlineData(values=with_interval)).mark_rule(color=INK, strokeWidth=2)
-    dots = base.mark_point(filled=True, size=75, opacity=1)
-    words = base.mark_text(align="left", color=INK, fontSize=12)
+    lines = alt.Chart(alt.InlineData(values=with_interval)).mark_rule(color=INK, strokeWidth=2, yOffset=BELOW)
+    dots = base.mark_point(filled=True, size=75, opacity=1, stroke=PAPER, strokeWidth=0.75, yOffset=BELOW)
     layers = alt.layer(
-        band.encode(alt.X("from:Q"), alt.X2("to:Q")),
-        zero.encode(x),
+        band.encode(alt.X("from:Q"), alt.X2("to:Q"), y),
+        zero.encode(alt.X("zero:Q"), y),
         lines.encode(alt.X("low:Q"), alt.X2("high:Q"), y),
         dots.encode(x, y, _raw(alt.Color("colour:N")), _raw(alt.Shape("shape:N"))),
-        words.encode(y, x=alt.value(plot_width + 10), text="verdict:N"),
+        *_words(rows, y),
     )
-    return _svg(layers, plot_width, ROW_HEIGHT * len(rows), left=LABELS_WIDTH, right=120, label=label)
+    return _row_svg(layers, len(rows), label)
 
 
-def seeds_chart(rows: Rows, means: Rows, *, names: list[str], label: str) -> str:
-    """Accuracy of every trial in per cent, the trials of one seed joined. Rows: name, order, seed, accuracy."""
+def seeds_chart(rows: Rows, trials: Rows, *, label: str) -> str:
+    """Accuracy of every trial in per cent, the trials of one seed joined.
+
+    Rows: name, said, mean. Trials: name, order (of the row), seed, mean (their accuracy), colour, shape.
+    """
     import altair as alt
 
-    low, high = padded([row["accuracy"] for row in rows])
-    x = alt.X("accuracy:Q").scale(domain=[low, high], nice=False, zero=False)
-    x = x.title("accuracy, %").axis(tickCount=5)
-    y = _names_axis(names)
-    trials = alt.Chart(alt.InlineData(values=rows))
-    mean = alt.Chart(alt.InlineData(values=means)).mark_tick(color=INK, thickness=2.5, size=20, opacity=1)
+    x = alt.X("mean:Q").scale(domain=padded([trial["mean"] for trial in trials]), nice=False, zero=False)
+    x = x.title("accuracy, %").axis(tickCount=5, format="~f")
+    y = _rows_axis(rows)
+    every = alt.Chart(alt.InlineData(values=trials))
+    means = alt.Chart(alt.InlineData(values=rows))
+    look = _raw(alt.Color("colour:N")), _raw(alt.Shape("shape:N"))
     layers = alt.layer(
-        trials.mark_line(color=INK, opacity=0.35, strokeWidth=1).encode(
+        every.mark_line(color=INK, opacity=0.3, strokeWidth=1, yOffset=BELOW).encode(
             x, y, alt.Detail("seed:N"), alt.Order("order:Q")
         ),
-        mean.encode(x, y),
-        trials.mark_point(filled=True, size=45, opacity=0.85).encode(
-            x, y, _raw(alt.Color("colour:N")), _raw(alt.Shape("shape:N"))
+        means.mark_tick(color=INK, thickness=2, size=MARK, opacity=1, yOffset=BELOW).encode(x, y),
+        every.mark_point(filled=True, size=45, opacity=1, stroke=PAPER, strokeWidth=0.75, yOffset=BELOW).encode(
+            x, y, *look
         ),
+        *_words(rows, y),
     )
-    return _svg(layers, WIDTH - LABELS_WIDTH - 20, ROW_HEIGHT * len(names), left=LABELS_WIDTH, right=20, label=label)
+    return _row_svg(layers, len(rows), label)
 
 
 def cost_chart(rows: Rows, *, title: str, log: bool, accuracies: tuple[float, float], label: str) -> str:
@@ -86,14 +96,14 @@ def cost_chart(rows: Rows, *, title: str, log: bool, accuracies: tuple[float, fl
         low = max(low, 0.0)
     x = alt.X("cost:Q").scale(type="log" if log else "linear", domain=[low, high], nice=False, zero=False)
     ticks = log_ticks(low, high) if log else alt.Undefined
-    x = x.title(title).axis(format="~s" if log else "~g", values=ticks, tickCount=5)
+    x = x.title(title).axis(format="~s" if log else "~f", values=ticks, tickCount=5)
     y = _accuracy_axis(alt.Y("accuracy:Q"), accuracies)
     base = alt.Chart(alt.InlineData(values=rows))
     layers = alt.layer(
         base.mark_rule(strokeWidth=1, opacity=0.7).encode(
             x, _accuracy_axis(alt.Y("low:Q"), accuracies), alt.Y2("high:Q"), _raw(alt.Color("colour:N"))
         ),
-        base.mark_point(filled=True, size=75, opacity=1).encode(
+        base.mark_point(filled=True, size=75, opacity=1, stroke=PAPER, strokeWidth=0.75).encode(
             x, y, _raw(alt.Color("colour:N")), _raw(alt.Shape("shape:N"))
         ),
     )
@@ -103,7 +113,7 @@ def cost_chart(rows: Rows, *, title: str, log: bool, accuracies: tuple[float, fl
 def curve_chart(rows: Rows, *, accuracies: tuple[float, float], label: str) -> str:
     """Validation accuracy by epoch: mean and range over seeds of one variant over those of the baseline.
 
-    Rows: who, epoch, mean, low, high, colour.
+    Rows: who, epoch, mean, low, high, colour, opacity.
     """
     import altair as alt
 
@@ -113,13 +123,13 @@ def curve_chart(rows: Rows, *, accuracies: tuple[float, float], label: str) -> s
     edges = [epochs[0], epochs[-1]] if len(epochs) > 1 else [epochs[0] - 1, epochs[0] + 1]
     x = alt.X("epoch:Q").scale(domain=edges, nice=False, zero=False)
     x = x.title("epoch").axis(values=whole_ticks(epochs[0], epochs[-1]), format="d", grid=False)
-    colour = _raw(alt.Color("colour:N"))
+    colour, opacity = _raw(alt.Color("colour:N")), _raw(alt.Opacity("opacity:Q"))
     y = _accuracy_axis(alt.Y("mean:Q"), accuracies)
     band = base.mark_area(opacity=0.2).encode(
         x, _accuracy_axis(alt.Y("low:Q"), accuracies), alt.Y2("high:Q"), colour, alt.Detail("who:N")
     )
-    line = base.mark_line(strokeWidth=2).encode(x, y, colour, alt.Detail("who:N"))
-    dots = base.mark_point(filled=True, size=22, opacity=1).encode(x, y, colour)
+    line = base.mark_line(strokeWidth=2).encode(x, y, colour, opacity, alt.Detail("who:N"))
+    dots = base.mark_point(filled=True, size=22).encode(x, y, colour, opacity)
     return _panel(alt.layer(band, line, dots) if len(epochs) <= 12 else alt.layer(band, line), label)
 
 
@@ -158,21 +168,36 @@ def thinned(epochs: list[int]) -> list[int]:
     return sorted({*epochs[::step], epochs[-1]})
 
 
-def _names_axis(names: list[str]) -> alt.Y:
+def _rows_axis(rows: Rows) -> alt.Y:
     """Users' names go in as data: the scale's domain gives their order, as sorting would make them an expression."""
     import altair as alt
 
-    axis = {"grid": False, "ticks": False, "domain": False, "labelLimit": LABELS_WIDTH - 12, "labelPadding": 8}
-    return alt.Y("name:N").scale(domain=names).title(None).axis(**axis)
+    return alt.Y("name:N").scale(domain=[row["name"] for row in rows]).title(None).axis(None)
+
+
+def _words(rows: Rows, y: alt.Y) -> list[alt.Chart]:
+    """Above the marks of every row its name, and at the right what is said of it."""
+    import altair as alt
+
+    words = alt.Chart(alt.InlineData(values=rows))
+    style: Any = {"color": INK, "fontSize": 11, "yOffset": -BELOW, "baseline": "middle"}
+    width = WIDTH - 2 * SIDE
+    name = words.mark_text(align="left", limit=0.54 * width, **style).encode(y, x=alt.value(0), text="name:N")
+    said = words.mark_text(align="right", limit=0.5 * width, **style).encode(y, x=alt.value(width), text="said:N")
+    return [name, said]
 
 
 def _accuracy_axis(y: alt.Y, accuracies: tuple[float, float]) -> alt.Y:
-    return y.scale(domain=list(accuracies), nice=False, zero=False).title(None).axis(tickCount=4, format="~g")
+    return y.scale(domain=list(accuracies), nice=False, zero=False).title(None).axis(tickCount=4, format="~f")
 
 
 def _raw(channel: Any) -> Any:
     """The row's own colour or path, not a place in a palette."""
     return channel.scale(None).legend(None)
+
+
+def _row_svg(layers: alt.LayerChart | alt.FacetChart, rows: int, label: str) -> str:
+    return _svg(layers, WIDTH - 2 * SIDE, ROW_HEIGHT * rows, left=SIDE, right=SIDE, label=label)
 
 
 def _panel(layers: alt.LayerChart | alt.FacetChart, label: str) -> str:
@@ -188,7 +213,7 @@ def _svg(layers: alt.LayerChart | alt.FacetChart, width: int, height: int, *, le
     chart = chart.configure_view(stroke=None).configure_axis(
         gridOpacity=0.12, domainOpacity=0.4, tickOpacity=0.4,
         labelColor=INK, titleColor=INK, tickColor=INK, domainColor=INK, gridColor=INK,
-        labelFontSize=12, titleFontSize=12, titleFontWeight="normal",
+        labelFontSize=11, titleFontSize=11, titleFontWeight="normal",
     )  # fmt: skip
     # Without a background the page's own shows, light or dark; nothing may be loaded from anywhere.
     specification = chart.to_dict() | {"background": None}

@@ -42,7 +42,7 @@ def match_paths(model: nn.Module, at: str | Sequence[str]) -> list[str]:
         if not found:
             shown = ", ".join(repr(path) for path in paths[-8:])
             raise UsageError(
-                f"`at` (={pattern!r}) matches no module of {type(model).__name__}{nearest(pattern, paths) or '.'} "
+                f"`at` (={pattern!r}) matches no module of {type(model).__name__}{nearest(pattern, paths)}. "
                 f"It has {len(paths)} modules, the last ones {shown}; name a path or a glob such as '*.bn2'"
             )
         chosen.update(dict.fromkeys(found))

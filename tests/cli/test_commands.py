@@ -1,0 +1,34 @@
+"""What commands print."""
+
+import pytest
+
+from saccade.cli import main
+
+
+def run(words: str, monkeypatch, capsys) -> str:
+    monkeypatch.setattr("sys.argv", ["saccade", *words.split(" ")])
+    with pytest.raises(SystemExit, match="^0$"):
+        main()
+    return capsys.readouterr().out
+
+
+def test_list_names_every_mechanism(monkeypatch, capsys):
+    lines = run("list", monkeypatch, capsys).splitlines()
+    assert {line.split()[0] for line in lines[1:]} == {"se", "sem", "gam", "aaconv"}
+
+
+def test_list_keeps_to_what_was_asked(monkeypatch, capsys):
+    lines = run("list --attends channel", monkeypatch, capsys).splitlines()
+    assert {line.split()[0] for line in lines[1:]} == {"se", "sem"}
+
+
+def test_describe_prints_the_card(monkeypatch, capsys):
+    text = run("describe gam", monkeypatch, capsys)
+    for part in ("arXiv 2112.05561", "kind gate, attends channel+spatial", "reduction=4", "105 M at C = 2048"):
+        assert part in text
+
+
+def test_help_names_the_commands(monkeypatch, capsys):
+    text = run("--help", monkeypatch, capsys)
+    for command in ("compare", "describe", "list", "report"):
+        assert command in text

@@ -1,0 +1,46 @@
+"""A user's mistake is one clear message on standard error and exit status 2."""
+
+import pytest
+
+from saccade.cli import main
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("describe gan", "`attention` (='gan') must be one of 'aaconv', 'se', 'sem', 'gam' (did you mean 'gam'?)"),
+        ("list --kind gates", "`kind` (='gates') must be one of 'gate'"),
+        ("report {tmp}", "holds no results.json: it is no folder of a finished comparison"),
+        ("compare --attention none,cbm --out {tmp}/new", "`attention` (='cbm') must be one of"),
+        ("compare --attention none,se(ratio=4) --out {tmp}/new", "se has no option 'ratio'; its options are reduction"),
+        ("compare --attention none,se(reduction=0) --out {tmp}/new", "`reduction` (=0) must be an integer of at least 1"),
+        ("compare --model resnet18 --out {tmp}/new", "`model` (='resnet18') must be one of saccade:cifar_resnet"),
+        ("compare --model saccade:cifar_resnet(depth=9) --out {tmp}/new", "depth=8 is nearest"),
+        ("compare --model saccade:cifar_resnet(deep=8) --out {tmp}/new", "cifar_resnet has no option 'deep'"),
+        ("compare --data imagefolder:{tmp}/none --out {tmp}/new", "there is no folder {tmp}/none"),
+        ("compare --data cifar10 --out {tmp}/new", "`data` (='cifar10') must be sample or imagefolder:PATH"),
+        ("compare --at layer7 --out {tmp}/new", "`at` (='layer7') matches no module of CifarResNet"),
+        ("compare --at fc --attention none,se --out {tmp}/new", "'fc' does not give a map of shape (B, C, H, W)"),
+        ("compare --at *.bn1 --attention none,aaconv --out {tmp}/new", "'layer1.0.bn1' is a BatchNorm2d"),
+        ("compare --jobs 0 --out {tmp}/new", "`jobs` (=0) must be an integer of at least 1"),
+        ("compare --margin 0 --out {tmp}/new", "`margin` (=0.0) must be a number from"),
+        ("compare --start later --out {tmp}/new", "`start` (='later') must be one of 'paper', 'identity'"),
+    ],
+)
+def test_one_message_and_status_2(words, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["saccade", *words.format(tmp=tmp_path).split(" ")])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main()
+    error = capsys.readouterr().err
+    assert message.format(tmp=tmp_path) in error
+    assert error.startswith("saccade: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("words", ["compare --seeds three", "compare --epochs x", "explain", "compare --depth 3"])
+def test_what_cannot_be_parsed_has_status_2_too(words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["saccade", *words.split(" ")])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main()
+    assert "Error" in capsys.readouterr().err

@@ -1,0 +1,148 @@
+"""A real comparison: scores from checkpoints, verdicts from scores, the same numbers whenever and however it is run."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from scipy import stats
+
+from comparison.conftest import SMALL
+from saccade.comparison import compare
+from saccade.comparison.record import read_record
+from saccade.comparison.trial import load_trial, trial_folder
+from saccade.data import load_data
+from saccade.errors import UsageError
+from saccade.surgery import Plan
+
+SMALL_SEEDS = [0, 1]
+
+
+def results_of(comparison):
+    return json.loads((comparison.folder / "results.json").read_text(encoding="utf-8"))
+
+
+def test_scores_are_those_of_the_checkpoints_on_the_test_images(finished):
+    data = load_data("sample")
+    request = read_record(finished.folder).asked
+    for variant in results_of(finished)["variants"]:
+        for seed, score in zip(SMALL_SEEDS, variant["scores"], strict=True):
+            model = load_trial(request, request.variant(variant["name"]), seed, data, finished.folder).eval()
+            images = data.normalise(data.test.images).contiguous(memory_format=torch.channels_last)
+            with torch.no_grad():
+                right = (model(images).argmax(1) == data.test.labels).sum().item()
+            # The batch differs from the trial's evaluation, so that a tie may fall to another class.
+            assert score == pytest.approx(right / 3000, abs=2 / 3000)
+
+
+def test_a_checkpoint_holds_trained_weights_and_the_plan(finished):
+    request = read_record(finished.folder).asked
+    for variant in request.variants:
+        path = trial_folder(finished.folder, variant.name, 0) / "checkpoint.safetensors"
+        with safe_open(path, framework="pt") as file:
+            plan = Plan.from_json(file.metadata()["plan"])
+            steps = file.get_tensor("bn1.num_batches_tracked").item()
+        assert {edit.attention for edit in plan.edits} == ({variant.attention} - {None})
+        assert steps == 5500 // 64
+
+
+def test_intervals_and_p_are_scipys_on_the_scores_in_the_file(finished):
+    results = results_of(finished)
+    baseline = results["variants"][0]["scores"]
+    for variant in results["variants"][1:]:
+        test = stats.ttest_rel(variant["scores"], baseline)
+        interval = test.confidence_interval(0.95)
+        assert variant["difference"] == {
+            "mean": pytest.approx(sum(variant["scores"]) / 2 - sum(baseline) / 2, abs=1e-12),
+            "low": pytest.approx(interval.low),
+            "high": pytest.approx(interval.high),
+            "p": pytest.approx(test.pvalue),
+        }
+
+
+def test_the_results_file_has_its_schema(finished):
+    results = results_of(finished)
+    assert results["schema"] == "saccade.results/1"
+    assert (results["metric"], results["baseline"], results["margin"]) == ("accuracy", "none", 0.5)
+    assert (results["seeds"], results["data"], results["epochs"]) == ([0, 1], "sample", 1)
+    assert (results["controls"], results["failed"]) == ([], [])
+    none, se, gam, aaconv = results["variants"]
+    assert (none["name"], none["difference"], none["verdict"], none["sites"]) == ("none", None, None, [])
+    assert se["sites"] == ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"]
+    assert (gam["name"], gam["options"]) == ("gam(reduction=8)", {"reduction": 8})
+    assert (aaconv["at"], aaconv["sites"]) == ("layer[23].*.conv1", ["layer2.0.conv1", "layer3.0.conv1"])
+    for variant in results["variants"]:
+        assert len(variant["scores"]) == len(variant["curves"]) == 2
+        assert all(0 <= score <= 1 for score in variant["scores"])
+        assert variant["mean"] == pytest.approx(sum(variant["scores"]) / 2)
+        assert min(variant["params"], variant["macs"], variant["latency_ms"], variant["train_step_ms"]) > 0
+
+
+def test_the_table_for_programs_has_every_trial(finished):
+    rows = list(csv.DictReader((finished.folder / "results.csv").read_text(encoding="utf-8").splitlines()))
+    scores = {(row["variant"], int(row["seed"])): float(row["accuracy"]) for row in rows}
+    expected = {
+        (variant["name"], seed): score
+        for variant in results_of(finished)["variants"]
+        for seed, score in zip(SMALL_SEEDS, variant["scores"], strict=True)
+    }
+    assert scores == expected
+
+
+def test_one_process_gives_the_same_scores_as_two(finished, tmp_path):
+    again = compare(**SMALL, jobs=1, out=tmp_path / "again")
+    assert scores(again) == scores(finished)
+
+
+def test_finished_trials_are_skipped_and_missing_ones_run_again(finished, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(finished.folder, out)
+    (trial_folder(out, "se", 1) / "result.json").unlink()
+    (out / "results.json").unlink()
+    (out / "report.html").unlink()
+    events = []
+    again = compare(**SMALL, jobs=1, out=out, on_event=events.append)
+    assert {(event.variant, event.seed) for event in events} == {("se", 1)}
+    assert scores(again) == scores(finished)
+    assert again.report.is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"seeds": 3}, "seeds"), ({"epochs": 2}, "settings"), ({"attention": "none,se"}, "variants"), ({"margin": 1}, "margin")],
+)
+def test_a_folder_of_another_comparison_is_refused(finished, changes, named):
+    with pytest.raises(UsageError, match=f"holds another comparison: it differs in {named}; name a new folder"):
+        compare(**(SMALL | changes), out=finished.folder)
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("do not overwrite me")
+    with pytest.raises(UsageError, match="exists and holds no comparison"):
+        compare(**SMALL, out=tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_diverging_trial_fails_with_its_reason_and_the_rest_is_told(tmp_path):
+    comparison = compare(**(SMALL | {"attention": "none,se", "seeds": [0], "lr": 1e30}), out=tmp_path / "out")
+    results = results_of(comparison)
+    assert [(trial["name"], trial["seed"]) for trial in results["failed"]] in (
+        [("none", 0), ("se", 0)],
+        [("se", 0), ("none", 0)],
+    )
+    assert all("TrialError: the training loss became nan" in trial["reason"] for trial in results["failed"])
+    assert [variant["scores"] for variant in results["variants"]] == [[None], [None]]
+    assert results["variants"][1]["verdict"] == "too few runs"
+    assert comparison.report.is_file()
+
+
+def test_a_mistake_is_found_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match=r"`at` .='layer9.\*'. matches no module of CifarResNet .did you mean 'layer3.0'"):
+        compare(**(SMALL | {"at": "layer9.*"}), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def scores(comparison) -> dict[str, list[float]]:
+    return {variant["name"]: variant["scores"] for variant in results_of(comparison)["variants"]}

@@ -1,0 +1,113 @@
+"""A comparison that is stopped, or whose processes are killed, ends with the numbers of one that never was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from comparison.conftest import SMALL
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc, which this system has not"),
+]
+
+COMMAND = [sys.executable, "-m", "saccade.cli", "compare"]
+
+
+def arguments(out: Path) -> list[str]:
+    return [
+        *("--model", SMALL["model"], "--attention", SMALL["attention"]),
+        *("--seeds", str(SMALL["seeds"]), "--epochs", str(SMALL["epochs"]), "--out", str(out)),
+    ]
+
+
+def run(out: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments(out)], capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A comparison of which one trial has just ended."""
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [*COMMAND, *arguments(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("[1/8]"):
+            break
+    with process:
+        yield out, process
+        process.kill()
+
+
+def workers(out: Path) -> list[int]:
+    """Worker processes of a comparison that are alive."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0") if folder.name.isdigit() else []
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if "saccade.comparison.worker" in words and str(out) in words:
+            found.append(int(folder.name))
+    return found
+
+
+def wait_for_no_workers(out: Path) -> None:
+    deadline = time.monotonic() + 30
+    while workers(out):
+        assert time.monotonic() < deadline, "a worker outlived its comparison"
+        time.sleep(0.1)
+
+
+def scores(out: Path) -> dict[str, list[float]]:
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    return {variant["name"]: variant["scores"] for variant in results["variants"]}
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_going_on_ends_the_same(started, finished):
+    out, process = started
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "of 8 trials are saved. To go on: saccade compare --model" in stderr
+    assert f"--out {out}" in stderr
+    assert "Traceback" not in stderr
+    wait_for_no_workers(out)
+    assert not (out / "results.json").exists()
+    again = run(out)
+    assert again.returncode == 0, again.stderr
+    assert "of them done before" in again.stdout
+    assert scores(out) == scores(finished.folder)
+
+
+def test_a_killed_worker_fails_its_trial_alone(started, finished):
+    out, process = started
+    os.kill(workers(out)[0], signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 1, stderr
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    (failed,) = results["failed"]
+    assert failed["reason"].startswith("its process was ended by SIGKILL (out of memory?)")
+    assert f"failed: {failed['name']}, seed {failed['seed']}: its process was ended" in stdout
+    missing = {(name, seed) for name, row in scores(out).items() for seed, score in enumerate(row) if score is None}
+    assert missing == {(failed["name"], failed["seed"])}
+    assert run(out).returncode == 0
+    assert scores(out) == scores(finished.folder)
+
+
+def test_a_killed_comparison_leaves_no_process_and_goes_on_to_the_same_end(started, finished):
+    out, process = started
+    process.kill()
+    process.wait()
+    wait_for_no_workers(out)
+    assert run(out).returncode == 0
+    assert scores(out) == scores(finished.folder)

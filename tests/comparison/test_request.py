@@ -1,0 +1,114 @@
+"""What users ask for is checked before anything is trained."""
+
+import shlex
+
+import pytest
+
+from saccade._specs import parse_spec, parse_specs
+from saccade.comparison.request import Request, make_request
+from saccade.errors import UsageError
+
+
+def ask(**changes: object) -> Request:
+    asked = {
+        "model": "saccade:cifar_resnet(depth=8)",
+        "data": "sample",
+        "attention": "none,se",
+        "at": None,
+        "start": "paper",
+        "seeds": 3,
+        "margin": 0.5,
+        "image_size": 32,
+        "epochs": 2,
+    }
+    return make_request(**(asked | changes))
+
+
+def test_variants_carry_names_and_options():
+    request = ask(attention="none,gam(reduction=8, channel_gate='sigmoid'),gam")
+    assert [variant.name for variant in request.variants] == [
+        "none",
+        "gam(reduction=8, channel_gate='sigmoid')",
+        "gam",
+    ]
+    assert request.variants[1].options == {"reduction": 8, "channel_gate": "sigmoid"}
+    assert request.variants[0].attention is None
+
+
+def test_a_list_of_variants_is_the_same_as_text():
+    assert ask(attention=["none", "se", "gam(reduction=8)"]) == ask(attention="none,se,gam(reduction=8)")
+
+
+def test_the_baseline_is_added_where_it_is_missing():
+    assert ask(attention="se,sem") == ask(attention="none,se,sem")
+
+
+@pytest.mark.parametrize(("seeds", "listed"), [(3, [0, 1, 2]), ([4, 2], [4, 2]), ((7,), [7])])
+def test_seeds_are_a_count_or_a_list(seeds, listed):
+    assert ask(seeds=seeds).seeds == listed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention": "none"}, "must name an attention beside the baseline"),
+        ({"attention": "se,se"}, "names the same variant twice"),
+        ({"attention": "none(x=1),se"}, "the baseline 'none' has no options"),
+        ({"attention": "se,gam(8)"}, "must be names, or names with options"),
+        ({"attention": "se,gam(reduction=open('x'))"}, "must be names, or names with options"),
+        ({"attention": "se;gam"}, "must be names, or names with options"),
+        ({"attention": ""}, "must name an attention beside the baseline"),
+        ({"seeds": 0}, "`seeds` .=0. must be a count of at least 1"),
+        ({"seeds": [1, 1]}, "different integers from 0"),
+        ({"seeds": [-1]}, "different integers from 0"),
+        ({"margin": 0}, "`margin` .=0. must be a number"),
+        ({"margin": float("nan")}, "`margin` .=nan. must be a number"),
+        ({"start": "zero"}, "`start` .='zero'. must be one of 'paper', 'identity'"),
+        ({"epochs": 0}, "`epochs` .=0.: Input should be greater than or equal to 1"),
+        ({"lr": -1.0}, "`lr` .=-1.0.: Input should be greater than 0"),
+        ({"image_size": 2}, "`image_size` .=2.: Input should be greater than or equal to 8"),
+    ],
+)
+def test_mistakes_are_named(changes, message):
+    with pytest.raises(UsageError, match=message):
+        ask(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"seeds": [7]},
+        {"at": "layer3.*.bn2", "attention": "none,gam(channel_gate='sigmoid')", "margin": 0.25},
+        {"at": ["layer1.0.bn2", "layer2.0.bn2"], "start": "identity", "data": "imagefolder:a b/c"},
+    ],
+)
+def test_the_printed_command_asks_for_the_same(changes):
+    request = ask(**changes)
+    words = shlex.split(request.command)
+    given = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(words[2::2], words[3::2], strict=True)}
+    seeds = [int(part) for part in given.pop("seeds").split(",") if part]
+    numbers = {name: float(given.pop(name)) for name in ("margin", "lr", "weight_decay")}
+    counts = {name: int(given.pop(name)) for name in ("epochs", "batch_size", "image_size")}
+    assert words[:2] == ["saccade", "compare"]
+    assert ask(**(given | numbers | counts | {"seeds": seeds})) == request
+
+
+def test_a_request_survives_its_file():
+    request = ask(attention="none,gam(reduction=8)", at="*.bn2")
+    assert Request.model_validate_json(request.model_dump_json()) == request
+
+
+def test_specs_print_as_they_parse():
+    text = "gam(reduction=8, channel_gate='sigmoid')"
+    assert str(parse_spec(text, "attention")) == text
+    assert [str(spec) for spec in parse_specs("se, sem,gam( reduction = 8 )", "attention")] == [
+        "se",
+        "sem",
+        "gam(reduction=8)",
+    ]
+
+
+def test_one_name_is_one_name():
+    with pytest.raises(UsageError, match="`model` .='a,b'. must be one name"):
+        parse_spec("a,b", "model")

@@ -1,0 +1,95 @@
+"""The report in a real browser, opened from disk as a user opens it."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from report.builders import one_of_each, results, variant
+from saccade.report.html import write_report
+from saccade.report.results import write_results
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the PATH")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Opens a report in a window; gives the page, the requests it made and what it complained about."""
+    contexts = []
+
+    def open_report(given, **window):
+        write_results(given, tmp_path)
+        address = write_report(tmp_path).as_uri()
+        context = browser.new_context(**window)
+        contexts.append(context)
+        page = context.new_page()
+        requests, complaints = [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        page.route("**/*", lambda route: route.continue_() if route.request.url == address else route.abort())
+        page.goto(address)
+        return page, [url for url in requests if url != address], complaints
+
+    yield open_report
+    for context in contexts:
+        context.close()
+
+
+def test_the_report_opens_from_disk_and_asks_for_nothing(opened):
+    page, requests, complaints = opened(one_of_each(), viewport={"width": 1200, "height": 900})
+    assert page.locator("table.wide").is_visible()
+    assert page.locator("table.wide tbody tr").count() == 6
+    assert page.locator("figure svg[role=img]").count() == 10
+    assert all(drawing.is_visible() for drawing in page.locator("figure svg[role=img]").all())
+    page.locator("summary").first.click()
+    assert page.get_by_text("layer1.0.bn2").first.is_visible()
+    assert requests == []
+    assert complaints == []
+
+
+def test_a_narrow_window_scrolls_the_table_and_not_the_page(opened):
+    long = variant("x" * 80, "helps", label="x" * 80, sites=["layer." * 30])
+    given = results(long, command="saccade compare --data " + "y" * 200, model="z" * 120)
+    page, _, _ = opened(given, viewport={"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("(e => e.scrollWidth > e.clientWidth)(document.querySelector('.scroll'))")
+    page.locator(".scroll").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('.scroll').scrollLeft > 0")
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_the_colours_follow_the_reader(opened, scheme, dark):
+    page, _, _ = opened(one_of_each(), color_scheme=scheme)
+    look = "getComputedStyle(document.querySelector(%r)).%s.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 3"
+    paper = page.evaluate(look % ("body", "backgroundColor"))
+    assert (paper < 60) == dark
+    assert (paper > 200) != dark
+    # Text, a baseline's mark in currentColor and a variant's in a variable, all as the browser resolves them.
+    for selector, style in (("h2", "color"), ("svg[role=img] text", "fill"), ("tr.baseline .glyph path", "fill")):
+        assert (page.evaluate(look % (selector, style)) > 200) == dark, selector
+    hue = page.evaluate("getComputedStyle(document.querySelector('svg[role=img] [fill=\"var(--c1)\"]')).fill")
+    assert hue == ("rgb(78, 165, 224)" if dark else "rgb(0, 114, 178)")
+
+
+def test_a_script_in_a_users_text_does_not_run(opened):
+    hostile = "</title></style><img src=x onerror=alert(1)><script>alert(1)</script>"
+    given = results(variant("x", "helps", label=hostile), model=hostile, command=hostile)
+    page, requests, complaints = opened(given)
+    assert page.locator("script, img").count() == 0
+    assert hostile in page.locator("table.wide").inner_text()
+    assert requests == []
+    assert complaints == []

@@ -1,0 +1,152 @@
+"""The report as a file: what it says, that it keeps users' text as text, and that it needs nothing but itself."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from report.builders import failed_variant, one_of_each, results, variant
+from saccade.errors import DataError
+from saccade.report.html import report_html, write_report
+from saccade.report.results import Difference, FailedTrial, write_results
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Text, tags and attributes of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self._hidden = False
+        self.feed(html)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self._hidden = tag == "style"
+
+    def handle_endtag(self, tag):
+        self._hidden = False
+
+    def handle_data(self, data):
+        if not self._hidden:
+            self.words.append(data)
+
+
+def test_the_page_holds_variants_verdicts_and_numbers():
+    text = Page(report_html(one_of_each())).text
+    for word in (
+        "none",
+        "simam",
+        "se",
+        "aaconv",
+        "gam",
+        "eca",
+        "helps",
+        "hurts",
+        "no difference shown",
+        "too few runs",
+    ):
+        assert re.search(rf"\b{word}\b", text), word
+    for number in ("85.10 %", "−0.61", "[−0.97, −0.25]", "<0.001", "0.0042", "77.8 k", "9.00 M", "74.0", "×2.39", "14"):
+        assert number in text, number
+    for part in ("layer2.0.bn2", "residual, 2 sites", "saccade compare --seeds 2", "5500 train, 500 val, 3000 test",
+                 "1 × 28 × 28", "2.15.0", "Intervals are not corrected.", "the loss became infinite"):  # fmt: skip
+        assert part in text, part
+
+
+def test_the_answer_comes_first():
+    text = Page(report_html(one_of_each())).text
+    assert text.index("On this data simam helped") < text.index("Verdicts") < text.index("What the words mean")
+    assert text.index("The numbers drawn") < text.index("Failed trials") < text.index("Notes") < text.index("Command")
+
+
+def test_a_users_text_stays_text():
+    hostile = variant(SCRIPT, "helps", label=SCRIPT, at=SCRIPT, sites=[SCRIPT])
+    page = Page(report_html(results(
+        hostile, model=SCRIPT, data=SCRIPT, command=SCRIPT, classes=[SCRIPT], notes=[SCRIPT], images={SCRIPT: 1},
+        environment={SCRIPT: SCRIPT}, failed=[FailedTrial(name=SCRIPT, seed=0, reason=SCRIPT)],
+    )))  # fmt: skip
+    assert "script" not in page.tags
+    assert page.text.count(SCRIPT) >= 15
+
+
+def test_nothing_is_fetched():
+    html = report_html(one_of_each())
+    page = Page(html)
+    assert {"script", "link", "img", "iframe", "image", "use", "object", "base"}.isdisjoint(page.tags)
+    assert [(tag, name) for tag, name, _ in page.attributes if name in ("src", "href", "xlink:href", "srcset")] == []
+    assert re.findall(r"url\((?!#)|@import", html) == []
+    addresses = [value for _, name, value in page.attributes if "://" in value and not name.startswith("xmlns")]
+    assert addresses == []
+    policy = [value for tag, name, value in page.attributes if tag == "meta" and value.startswith("default-src")]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_no_id_is_used_twice():
+    ids = [value for _, name, value in Page(report_html(one_of_each())).attributes if name == "id"]
+    assert len(ids) == len(set(ids)) > 0
+    labelled = [value for _, name, value in Page(report_html(one_of_each())).attributes if name == "aria-labelledby"]
+    assert set(labelled) <= set(ids)
+
+
+def test_every_drawing_has_words_for_those_who_do_not_see_it():
+    html = report_html(one_of_each())
+    drawings = re.findall(r'<svg role="img" aria-label="([^"]+)"', html)
+    assert len(drawings) == len(re.findall("<svg (?!class=.glyph)", html)) == 10
+    assert drawings[0].startswith("Differences to the baseline in points: simam +1.23")
+
+
+ONE_SEED = results(
+    variant("se", "too few runs", Difference(mean=0.01, low=None, high=None, p=None), scores=[0.86], curves=[[]]),
+    variants=[variant("none", scores=[0.85], curves=[[]])],
+    seeds=[0],
+)
+NOTHING_DONE = results(variants=[failed_variant("none"), failed_variant("se")], classes=[], notes=[], images={})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        one_of_each(),
+        ONE_SEED.model_copy(update={"variants": [variant("none", scores=[0.85], curves=[]), *ONE_SEED.variants]}),
+        NOTHING_DONE,
+        results(variant("se", "hurts", latency_ms=None, train_step_ms=None, scores=[None, 0.8], mean=0.8)),
+        results(variant("se", "helps"), controls=[variant("none-longer", "helps", peak_memory_mib=512.4)]),
+    ],
+    ids=["every verdict", "one seed", "all failed", "nothing measured", "a control"],
+)
+def test_a_missing_number_is_never_shown_as_a_python_value(given):
+    text = Page(report_html(given)).text
+    assert re.findall(r"\b(None|nan|NaN|inf|Undefined|null)\b", text) == []
+
+
+def test_missing_numbers_have_words():
+    text = Page(report_html(NOTHING_DONE)).text
+    assert "0 of 2 seeds" in text
+    assert text.count("not measured") == 4
+
+
+def test_write_report_writes_beside_the_results(tmp_path):
+    given = one_of_each()
+    write_results(given, tmp_path)
+    path = write_report(tmp_path)
+    assert path == tmp_path / "report.html"
+    assert path.read_text(encoding="utf-8") == report_html(given)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "results.csv", "results.json"]
+    assert path.stat().st_size < 600_000
+
+
+def test_write_report_without_results_says_so(tmp_path):
+    with pytest.raises(DataError, match=r"holds no results\.json"):
+        write_report(tmp_path)
