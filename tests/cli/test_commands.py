@@ -7,7 +7,7 @@ from saccade.cli import main
 
 def run(words: str, monkeypatch, capsys) -> str:
     monkeypatch.setattr("sys.argv", ["saccade", *words.split(" ")])
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main()
     return capsys.readouterr().out
 

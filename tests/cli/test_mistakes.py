@@ -13,7 +13,10 @@ from saccade.cli import main
         ("report {tmp}", "holds no results.json: it is no folder of a finished comparison"),
         ("compare --attention none,cbm --out {tmp}/new", "`attention` (='cbm') must be one of"),
         ("compare --attention none,se(ratio=4) --out {tmp}/new", "se has no option 'ratio'; its options are reduction"),
-        ("compare --attention none,se(reduction=0) --out {tmp}/new", "`reduction` (=0) must be an integer of at least 1"),
+        (
+            "compare --attention none,se(reduction=0) --out {tmp}/new",
+            "`reduction` (=0) must be an integer of at least 1",
+        ),
         ("compare --model resnet18 --out {tmp}/new", "`model` (='resnet18') must be one of saccade:cifar_resnet"),
         ("compare --model saccade:cifar_resnet(depth=9) --out {tmp}/new", "depth=8 is nearest"),
         ("compare --model saccade:cifar_resnet(deep=8) --out {tmp}/new", "cifar_resnet has no option 'deep'"),

@@ -111,16 +111,21 @@ def test_finished_trials_are_skipped_and_missing_ones_run_again(finished, tmp_pa
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"seeds": 3}, "seeds"), ({"epochs": 2}, "settings"), ({"attention": "none,se"}, "variants"), ({"margin": 1}, "margin")],
+    [
+        ({"seeds": 3}, "seeds"),
+        ({"epochs": 2}, "settings"),
+        ({"attention": "none,se"}, "variants"),
+        ({"margin": 1}, "margin"),
+    ],
 )
 def test_a_folder_of_another_comparison_is_refused(finished, changes, named):
-    with pytest.raises(UsageError, match=f"holds another comparison: it differs in {named}; name a new folder"):
+    with pytest.raises(UsageError, match=rf"holds another comparison: it differs in {named}; name a new folder"):
         compare(**(SMALL | changes), out=finished.folder)
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("do not overwrite me")
-    with pytest.raises(UsageError, match="exists and holds no comparison"):
+    with pytest.raises(UsageError, match=r"exists and holds no comparison"):
         compare(**SMALL, out=tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -139,7 +144,9 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_rest_is_told(tmp_path):
 
 
 def test_a_mistake_is_found_before_anything_is_written(tmp_path):
-    with pytest.raises(UsageError, match=r"`at` .='layer9.\*'. matches no module of CifarResNet .did you mean 'layer3.0'"):
+    with pytest.raises(
+        UsageError, match=r"`at` .='layer9.\*'. matches no module of CifarResNet .did you mean 'layer3.0'"
+    ):
         compare(**(SMALL | {"at": "layer9.*"}), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

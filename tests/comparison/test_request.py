@@ -86,7 +86,9 @@ def test_mistakes_are_named(changes, message):
 def test_the_printed_command_asks_for_the_same(changes):
     request = ask(**changes)
     words = shlex.split(request.command)
-    given = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(words[2::2], words[3::2], strict=True)}
+    given = {
+        name.removeprefix("--").replace("-", "_"): value for name, value in zip(words[2::2], words[3::2], strict=True)
+    }
     seeds = [int(part) for part in given.pop("seeds").split(",") if part]
     numbers = {name: float(given.pop(name)) for name in ("margin", "lr", "weight_decay")}
     counts = {name: int(given.pop(name)) for name in ("epochs", "batch_size", "image_size")}
@@ -110,5 +112,5 @@ def test_specs_print_as_they_parse():
 
 
 def test_one_name_is_one_name():
-    with pytest.raises(UsageError, match="`model` .='a,b'. must be one name"):
+    with pytest.raises(UsageError, match=r"`model` .='a,b'. must be one name"):
         parse_spec("a,b", "model")

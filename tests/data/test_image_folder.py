@@ -99,7 +99,7 @@ def test_no_folder(tmp_path):
 
 
 def test_no_train(tmp_path):
-    with pytest.raises(DataError, match="has no folder train; put images at"):
+    with pytest.raises(DataError, match=r"has no folder train; put images at"):
         load(tmp_path)
 
 
@@ -111,7 +111,7 @@ def test_no_val(tmp_path):
 def test_one_class_only(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split / "red").mkdir(parents=True)
-    with pytest.raises(DataError, match="holds only the class 'red'; a comparison needs two classes"):
+    with pytest.raises(DataError, match=r"holds only the class 'red'; a comparison needs two classes"):
         load(tmp_path)
 
 
@@ -120,14 +120,16 @@ def test_an_empty_class_is_named_with_its_folder(tmp_path, split):
     root = make_folder(tmp_path, splits=("train", "val", "test"))
     for file in (root / split / "red").iterdir():
         file.unlink()
-    with pytest.raises(DataError, match=re.escape(f"class 'red' is empty: there is no image in {root / split / 'red'}")):
+    with pytest.raises(
+        DataError, match=re.escape(f"class 'red' is empty: there is no image in {root / split / 'red'}")
+    ):
         load(root)
 
 
 def test_a_class_that_train_has_not(tmp_path):
     root = make_folder(tmp_path)
     (root / "val" / "green").mkdir()
-    with pytest.raises(DataError, match="has a class that train has not: 'green'"):
+    with pytest.raises(DataError, match=r"has a class that train has not: 'green'"):
         load(root)
 
 
@@ -145,18 +147,18 @@ def test_unreadable_images_are_named_and_counted(tmp_path):
 def test_pixels_of_unknown_range_are_refused(tmp_path):
     root = make_folder(tmp_path)
     Image.new("F", (16, 16), 0.5).save(root / "train" / "red" / "x.tiff")
-    with pytest.raises(DataError, match="mode 'F', whose range is unknown"):
+    with pytest.raises(DataError, match=r"mode 'F', whose range is unknown"):
         load(root)
 
 
 def test_a_size_too_small(tmp_path):
-    with pytest.raises(UsageError, match="`image_size` .=4. must be an integer of at least 8"):
+    with pytest.raises(UsageError, match=r"`image_size` .=4. must be an integer of at least 8"):
         load(tmp_path, 4)
 
 
 @pytest.mark.parametrize("name", ["mnist", "imagefolder:", "imagefolder", ""])
 def test_an_unknown_data_set(name):
-    with pytest.raises(UsageError, match="must be sample or imagefolder:PATH"):
+    with pytest.raises(UsageError, match=r"must be sample or imagefolder:PATH"):
         load_data(name)
 
 

@@ -28,7 +28,8 @@ def test_images_are_pictures_of_their_classes():
     # Trousers are narrow and tall, sneakers low and wide: labels that were shifted by one mosaic row would fail here.
     data = load_data("sample")
     mean = {
-        name: data.train.images[data.train.labels == label, 0].float().mean(0) for label, name in enumerate(data.classes)
+        name: data.train.images[data.train.labels == label, 0].float().mean(0)
+        for label, name in enumerate(data.classes)
     }
     assert mean["Sneaker"][:6].mean() < 5 < 100 < mean["Pullover"][4:24, 8:20].mean()
     assert mean["Trouser"][:, :4].mean() < 5

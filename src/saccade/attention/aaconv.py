@@ -33,12 +33,18 @@ PAPER = Paper(
         "AAConv(x) = concat(conv(x), MHA(x)), the convolution with F_out - d_v filters",
     ),
     deviations=(
-        "The relative tables start from N(0, 1/d). The paper's listing passes that number as the mean, which we take "
-        "for a slip.",
-        "Small maps: heads are lowered to their largest divisor not above F_out / 4, and the least key depth to "
-        "F_out / heads where F_out < 128. The paper's own networks are not affected.",
-        "A stride is applied by attending from and to the pixels at the filters' centres; the paper gives no listing "
-        "for strides.",
+        (
+            "The relative tables start from N(0, 1/d). The paper's listing passes that number as the mean, which we "
+            "take for a slip."
+        ),
+        (
+            "Small maps: heads are lowered to their largest divisor not above F_out / 4, and the least key depth to "
+            "F_out / heads where F_out < 128. The paper's own networks are not affected."
+        ),
+        (
+            "A stride is applied by attending from and to the pixels at the filters' centres; the paper gives no "
+            "listing for strides."
+        ),
         "On a map of another size the tables are interpolated linearly over offsets.",
     ),
     limits=("Cost and memory grow with the square of H * W: the paper augments from the deepest stage outwards.",),
@@ -135,8 +141,8 @@ class AAConv2d(Mechanism):
     """Attention-augmented convolution (Bello et al., ICCV 2019, arXiv 1904.09925, equations 1 to 6).
 
     ``AAConv(x) = concat(conv(x), MHA(x))`` over channels, the convolution with ``out_channels - dv`` filters and first.
-    The paper's F_in, F_out are ``in_channels``, ``out_channels``; N_h ``heads``; d_k, d_v ``dk``, ``dv``; kappa, upsilon
-    the same. Follow it by a BatchNorm, as the paper does.
+    The paper's F_in, F_out are ``in_channels``, ``out_channels``; N_h ``heads``; d_k, d_v ``dk``, ``dv``; kappa and
+    upsilon the same. Follow it by a BatchNorm, as the paper does.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as ``torch.nn.Conv2d``;
@@ -284,8 +290,8 @@ class _Sampling:
         if min(self.before) < 0:
             fit = tuple(r // 2 for r in reach)
             raise UsageError(
-                f"`padding` (={padding}) must be at most {fit} for kernel_size={kernel}, dilation={dilation}: attention "
-                "has no pixel to look from outside the map"
+                f"`padding` (={padding}) must be at most {fit} for kernel_size={kernel}, dilation={dilation}: "
+                "attention has no pixel to look from outside the map"
             )
 
     @classmethod
@@ -300,7 +306,7 @@ class _Sampling:
         """The pixels at the centres: a map of the convolution's output size."""
         rows, columns = (slice(before, -after or None) for before, after in zip(self.before, self.after, strict=True))
         x = x[:, :, rows, columns]
-        # Every stride-th pixel. Pooling, not a slice, since torch.export then finds the size by the convolution's formula.
+        # Every stride-th pixel; by pooling, so that torch.export finds the size by the convolution's own formula.
         return x if self.stride == (1, 1) else F.avg_pool2d(x, 1, self.stride)
 
 

@@ -27,8 +27,10 @@ PAPER = Paper(
         "y = M_s(x') * x'",
     ),
     deviations=(
-        "The default is the published code of the method's article, which has no sigmoid on the channel branch; "
-        'channel_gate="sigmoid" gives the form of the paper\'s figure.',
+        (
+            "The default is the published code of the method's article, which has no sigmoid on the channel branch; "
+            'channel_gate="sigmoid" gives the form of the paper\'s figure.'
+        ),
         "R = max(1, C // reduction); the code has no minimum.",
         "Where a channel has a single value in train mode (batch 1 on a 1 x 1 map), BatchNorm uses running statistics.",
     ),
@@ -40,7 +42,7 @@ PAPER = Paper(
 
 
 def gam_channel_map(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """A two-layer perceptron over the channels of every position: x (B, C, H, W), w1 (R, C), w2 (C, R) -> (B, C, H, W)."""
+    """A two-layer perceptron over the channels of every position: w1 (R, C), w2 (C, R), x and result (B, C, H, W)."""
     positions = x.permute(0, 2, 3, 1)
     return F.linear(F.relu(F.linear(positions, w1, b1)), w2, b2).permute(0, 3, 1, 2)
 
@@ -48,9 +50,9 @@ def gam_channel_map(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -
 class GlobalAttention(Gate):
     """Global attention mechanism (Liu, Shao, Hoffmann, arXiv 2112.05561).
 
-    ``y = M_s(x') * x'`` with ``x' = M_c(x) * x``: the channel map ``M_c`` is a perceptron C -> R -> C at every position,
-    the spatial map ``M_s`` two 7 x 7 convolutions C -> R -> C with BatchNorm, then a sigmoid. Nothing is pooled. The
-    paper's F1, F2, F3 are our x, x', y; its r our ``reduction``.
+    ``y = M_s(x') * x'`` with ``x' = M_c(x) * x``: the channel map ``M_c`` is a perceptron C -> R -> C at every
+    position, the spatial map ``M_s`` two 7 x 7 convolutions C -> R -> C with BatchNorm, then a sigmoid. Nothing is
+    pooled. The paper's F1, F2, F3 are our x, x', y; its r our ``reduction``.
 
     Args:
         channels: C.

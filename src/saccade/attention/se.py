@@ -22,8 +22,10 @@ PAPER = Paper(
     equations=("z = mean of x over H, W", "s = sigmoid(W2 relu(W1 z + b1) + b2)", "y = s * x"),
     deviations=(
         "R = max(1, C // reduction); the paper gives no minimum.",
-        "Biases: the paper's equations write none, the authors' published ResNets have them. bias=True is theirs, "
-        "bias=False the equations'.",
+        (
+            "Biases: the paper's equations write none, the authors' published ResNets have them. bias=True is theirs, "
+            "bias=False the equations'."
+        ),
     ),
 )
 

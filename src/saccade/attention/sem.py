@@ -65,8 +65,8 @@ class SwitchableExcitation(Gate):
         channels: C.
         reduction: of the fully connected operator, 16; its width is ``max(1, C // reduction)``.
 
-    ``gamma`` starts at 0 and ``beta`` at -1, as the authors'. The convolution's kernel has the size of efficient channel
-    attention, :func:`eca_kernel_size`.
+    ``gamma`` starts at 0 and ``beta`` at -1, as the authors'. The convolution's kernel has the size of efficient
+    channel attention, :func:`eca_kernel_size`.
 
     Shapes: (B, C, H, W) -> (B, C, H, W).
 

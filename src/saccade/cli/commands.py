@@ -57,7 +57,9 @@ def compare(
     weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = 5e-4,
     image_size: Annotated[int, typer.Option(help="Side to which images of a folder are brought.")] = 32,
     margin: Annotated[float, typer.Option(help="The smallest difference that matters, in points.")] = 0.5,
-    jobs: Annotated[int | None, typer.Option(help="Processes of one thread each; default and at most the cores.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Processes of one thread each; default and at most the cores.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the comparison. Run again with it to go on.")] = Path(
         "saccade-compare"
     ),
@@ -120,5 +122,7 @@ def _seeds(text: str) -> int | list[int]:
     try:
         numbers = [int(part) for part in text.split(",") if part]
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a count nor numbers separated by commas", param_hint="--seeds") from None
+        raise typer.BadParameter(
+            f"{text!r} is neither a count nor numbers separated by commas", param_hint="--seeds"
+        ) from None
     return numbers if "," in text else numbers[0]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_mechanisms(cards: list[Card]) -> None:
+    """One line for every mechanism."""
     table = Table("name", "kind", "attends", "year", "paper", box=None, pad_edge=False)
     for card in cards:
         table.add_row(card.name, card.kind, card.attends, str(card.year), card.title)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from saccade._api import plan_of
 from saccade.comparison.record import VariantCost
@@ -24,30 +23,21 @@ def measure_costs(request: Request, data: ImageData) -> dict[str, VariantCost]:
     models = {variant.name: build_variant(request, variant, data, seed) for variant in request.variants}
     image = torch.zeros(1, *data.shape)
     batch = torch.randn(min(request.settings.batch_size, len(data.train)), *data.shape)
-    facts = {name: _facts(model, image) for name, model in models.items()}
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    for model in models.values():
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] # as in training
     with threads(1):
         device = torch.device("cpu")
         latency = median_ms({name: forward(model, image) for name, model in models.items()}, device=device)
-        step = median_ms({name: train_step(model, _channels_last(batch)) for name, model in models.items()}, device=device)
+        step = median_ms({name: train_step(model, batch) for name, model in models.items()}, device=device)
     return {
         variant.name: VariantCost(
             at=", ".join(places(variant, models[variant.name])) or None,
+            sites=[edit.site for edit in plan_of(models[variant.name]).edits],
+            params=sum(parameter.numel() for parameter in models[variant.name].parameters()),
+            macs=count_macs(models[variant.name], image),
             latency_ms=latency[variant.name],
             train_step_ms=step[variant.name],
-            **facts[variant.name],
         )
         for variant in request.variants
     }
-
-
-def _facts(model: nn.Module, image: torch.Tensor) -> dict[str, object]:
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] # as in training
-    return {
-        "sites": [edit.site for edit in plan_of(model).edits],
-        "params": sum(parameter.numel() for parameter in model.parameters()),
-        "macs": count_macs(model, image),
-    }
-
-
-def _channels_last(batch: torch.Tensor) -> torch.Tensor:
-    return batch.contiguous(memory_format=torch.channels_last)

@@ -63,11 +63,13 @@ def usable_cores() -> int:
 
 
 def write_record(record: Record, out: Path) -> None:
+    """Make the folder of a comparison."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / FILE, record.model_dump_json(indent=2, by_alias=True) + "\n")
 
 
 def read_record(out: Path) -> Record:
+    """What the folder of a comparison was made for; a foreign or broken file is an error that says so."""
     path = out / FILE
     try:
         return Record.model_validate_json(path.read_bytes())

@@ -73,8 +73,8 @@ def compare(
     Args:
         model: the host, ``saccade:NAME`` with options, such as ``saccade:cifar_resnet(depth=20)``.
         data: ``sample`` (embedded), or ``imagefolder:PATH``.
-        attention: variants, ``"none,se,gam(reduction=8)"`` or a list of such. ``none`` is the baseline and is added where
-            it is missing.
+        attention: variants, ``"none,se,gam(reduction=8)"`` or a list of such. ``none`` is the baseline and is added
+            where it is missing.
         at: where attention goes: paths or globs. By default gates stand at the end of every residual branch, and
             attention over positions in the two deepest stages, since its cost grows with the square of the map.
         start: ``"paper"`` or ``"identity"``, as in :func:`saccade.augment`.
@@ -136,6 +136,7 @@ def _begin(folder: Path, request: Request, images: ImageData) -> Record:
     with torch.random.fork_rng(devices=[]):
         costs = measure_costs(request, images)
     record = Record(
+        schema="saccade.comparison/1",
         asked=request,
         data_digest=images.digest,
         environment=environment(),

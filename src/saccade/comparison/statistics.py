@@ -14,10 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from saccade.report.results import Difference
+from saccade.report.results import HELPS, HURTS, NO_DIFFERENCE, TOO_FEW, Difference
 
 CONFIDENCE = 0.95
-HELPS, HURTS, NO_DIFFERENCE, TOO_FEW = "helps", "hurts", "no difference shown", "too few runs"
 MOST_SEEDS = 1000
 
 
@@ -54,13 +53,11 @@ def verdict(difference: Difference | None, margin: float) -> str:
     return NO_DIFFERENCE if -bound <= difference.low and difference.high <= bound else TOO_FEW
 
 
-def seeds_to_decide(
-    scores: Sequence[float | None], baseline: Sequence[float | None], margin: float
-) -> int | None:
+def seeds_to_decide(scores: Sequence[float | None], baseline: Sequence[float | None], margin: float) -> int | None:
     """How many seeds would give a verdict if mean and spread of the differences stayed as they are.
 
-    An estimate from few runs, and as uncertain as they are. None where no number up to 1,000 would do, or where there is
-    no spread to extrapolate.
+    An estimate from few runs, and as uncertain as they are. None where no number up to 1,000 would do, or where there
+    is no spread to extrapolate.
     """
     pairs = _pairs(scores, baseline)
     differences = np.array([ours - theirs for ours, theirs in pairs])

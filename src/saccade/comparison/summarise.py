@@ -12,7 +12,7 @@ from saccade.comparison.statistics import paired_difference, seeds_to_decide, ve
 from saccade.comparison.trial import read_metrics, read_result
 from saccade.data import ImageData
 from saccade.data.images import SPLITS
-from saccade.report.results import EpochRecord, FailedTrial, Results, VariantResult
+from saccade.report.results import TOO_FEW, EpochRecord, FailedTrial, Results, VariantResult
 
 INTERVALS = (
     "Differences are paired by seed. The 95 % intervals and p are of the paired t test, one variant at a time, not "
@@ -21,9 +21,7 @@ INTERVALS = (
 TIMES = "Latency is of one image, the training step of one batch, both with one thread, before the first trial."
 
 
-def summarise(
-    record: Record, data: ImageData, folder: Path, failed: list[FailedTrial], notes: list[str]
-) -> Results:
+def summarise(record: Record, data: ImageData, folder: Path, failed: list[FailedTrial], notes: list[str]) -> Results:
     """Read every trial of a comparison's folder and draw the verdicts."""
     asked = record.asked
     return Results(
@@ -75,7 +73,7 @@ def _variant(record: Record, variant: Variant, folder: Path) -> VariantResult:
         mean=fmean(finished) if finished else None,
         difference=difference,
         verdict=decided,
-        seeds_to_decide=seeds_to_decide(scores, baseline, asked.margin) if decided == "too few runs" else None,
+        seeds_to_decide=seeds_to_decide(scores, baseline, asked.margin) if decided == TOO_FEW else None,
         curves=[_curve(folder, variant, seed) for seed in asked.seeds],
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from saccade._seeds import derive_seed
 from saccade.attention.catalog import mechanism
 from saccade.comparison.request import Request, Variant
 from saccade.data import ImageData
+from saccade.errors import UsageError
 from saccade.nets import build_model
 from saccade.report.results import write_atomic
 from saccade.training import accuracy
@@ -53,7 +53,10 @@ def places(variant: Variant, model: nn.Module) -> list[str]:
     if variant.at is not None or variant.attention is None:
         return variant.at or []
     kind = "deep_conv" if mechanism(variant.attention).paper.kind == "conv" else "residual"
-    return [model.default_at[kind]]  # pyright: ignore[reportIndexIssue, reportArgumentType, reportCallIssue]
+    default_at = getattr(model, "default_at", None)
+    if default_at is None:
+        raise UsageError(f"{type(model).__name__} has no default places for attention; name them with --at")
+    return [default_at[kind]]
 
 
 def trial_folder(out: Path, variant: str, seed: int) -> Path:
@@ -111,4 +114,4 @@ def _save_checkpoint(model: nn.Module, path: Path) -> None:
     tensors: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     temporary = path.with_name(path.name + ".tmp")
     save_file(tensors, temporary, {"plan": plan_of(model).to_json()})
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -17,6 +17,7 @@ from typing import Any
 
 
 def main(folder: str, data_file: str) -> None:
+    """Serve trials of the comparison in ``folder`` on the images in ``data_file`` until standard input ends."""
     # Whatever a library prints must not be read as an event.
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -67,7 +67,9 @@ def _list_images(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     """Every image of a split with its class, in the order of names."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; it must hold one folder for every class of train")
-    unknown = {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")} - {*classes}
+    unknown = {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")} - {
+        *classes
+    }
     if unknown:
         raise DataError(f"{folder} has a class that train has not: {', '.join(map(repr, sorted(unknown)))}")
     images: list[tuple[Path, int]] = []

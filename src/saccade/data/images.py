@@ -68,8 +68,8 @@ class ImageData:
         for name in SPLITS:
             split: Split = getattr(self, name)
             sha.update(repr(tuple(split.images.shape)).encode())
-            sha.update(split.images.contiguous().numpy())
-            sha.update(split.labels.contiguous().numpy())
+            sha.update(split.images.contiguous().numpy().data)
+            sha.update(split.labels.contiguous().numpy().data)
         return sha.hexdigest()
 
     def save(self, path: Path) -> None:
@@ -88,10 +88,10 @@ class ImageData:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             classes = [metadata[f"class {number}"] for number in range(len(metadata) - 1)]
-            splits = {
-                name: Split(file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels")) for name in SPLITS
-            }
-        return cls(metadata["name"], classes, **splits)
+            train, val, test = (
+                Split(file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels")) for name in SPLITS
+            )
+        return cls(metadata["name"], classes, train, val, test)
 
 
 def _sum_of_squares(channel: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The embedded sample: 9,000 real images of Fashion-MNIST, balanced over its ten classes.
 
-``sample/train.png``, ``val.png`` and ``test.png`` hold the images side by side, 100 in a row, class after class: 550, 50
-and 300 of each. The training and validation images are from the set's training part, the test images from its test part.
-See ``sample/NOTICE`` for the source and its licence.
+``sample/train.png``, ``val.png`` and ``test.png`` hold the images side by side, 100 in a row, class after class: 550,
+50 and 300 of each. The training and validation images are from the set's training part, the test images from its test
+part. See ``sample/NOTICE`` for the source and its licence.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ SIDE = 28
 
 def load_sample() -> ImageData:
     """The embedded sample, (1, 28, 28): 5,500 training, 500 validation and 3,000 test images."""
-    return ImageData("sample", list(CLASSES), **{name: _read_mosaic(f"{name}.png") for name in SPLITS})
+    train, val, test = (_read_mosaic(f"{name}.png") for name in SPLITS)
+    return ImageData("sample", list(CLASSES), train, val, test)
 
 
 def _read_mosaic(name: str) -> Split:

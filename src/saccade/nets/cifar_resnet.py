@@ -1,4 +1,4 @@
-"""ResNets for small images: three stages, from He et al., "Deep Residual Learning for Image Recognition", section 4.2."""
+"""ResNets for small images: three stages, from "Deep Residual Learning for Image Recognition", section 4.2."""
 
 # B batch, C channels, H W the map
 
@@ -103,21 +103,21 @@ class CifarResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, stem_stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU(inplace=True)
-        channels = widths[0]
-        for number, width in enumerate(widths, start=1):
-            stride = 1 if number == 1 else 2
-            stage = nn.Sequential(make(channels, width, stride))
-            channels = width * make.expansion
-            stage.extend(make(channels, width, 1) for _ in range(blocks - 1))
-            self.add_module(f"layer{number}", stage)
+        grown = [width * make.expansion for width in widths]
+        self.layer1 = _stage(make, blocks, widths[0], widths[0], stride=1)
+        self.layer2 = _stage(make, blocks, grown[0], widths[1], stride=2)
+        self.layer3 = _stage(make, blocks, grown[1], widths[2], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = nn.Linear(grown[2], num_classes)
         self._initialise()
 
     @property
     def default_at(self) -> dict[str, str]:
-        """Where attention goes when nobody says: ``residual``, after the last BatchNorm of every block; ``deep_conv``, the
-        first 3 x 3 convolution of every block in the two deepest stages, once a block as in the AAConv paper."""
+        """Where attention goes when nobody says.
+
+        ``residual``: after the last BatchNorm of every block. ``deep_conv``: the first 3 x 3 convolution of every block
+        in the two deepest stages, once a block as in the AAConv paper.
+        """
         residual, conv = {BasicBlock: ("bn2", "conv1"), Bottleneck: ("bn3", "conv2")}[self.block]
         return {"residual": f"*.{residual}", "deep_conv": f"layer[23].*.{conv}"}
 
@@ -130,6 +130,13 @@ class CifarResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+def _stage(
+    make: type[BasicBlock] | type[Bottleneck], blocks: int, in_channels: int, width: int, *, stride: int
+) -> nn.Sequential:
+    first = make(in_channels, width, stride)
+    return nn.Sequential(first, *(make(width * make.expansion, width, 1) for _ in range(blocks - 1)))
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -147,6 +154,7 @@ def _blocks_per_stage(depth: int, block: str) -> int:
     blocks = max(1, round((depth - 2) / per_block))
     if depth != per_block * blocks + 2:
         raise UsageError(
-            f"`depth` (={depth}) must be {per_block}n + 2 with {block} blocks; depth={per_block * blocks + 2} is nearest"
+            f"`depth` (={depth}) must be {per_block}n + 2 with {block} blocks; "
+            f"depth={per_block * blocks + 2} is nearest"
         )
     return blocks

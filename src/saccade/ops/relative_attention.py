@@ -7,7 +7,7 @@ The content and the position logits are scaled alike (Bello et al., "Attention A
 arXiv 1904.09925, equation 5, and its published listing).
 """
 
-# B batch, N heads, H W the map, d depth of a key, dv depth of a value, (h, w) a query's place, (y, x) a key's place
+# B batch, N heads, H W the map, d depth of a key, dv of a value, (h, w) the place of a query, (y, x) of a key
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def relative_attention_2d(
         q: queries, (B, N, H, W, d).
         k: keys, (B, N or fewer, H, W, d). With fewer heads, query head n reads head ``n // (N / N_kv)``.
         v: values, (B, the heads of k, H, W, dv).
-        rel_h: embeddings of the vertical offsets, (2H-1, d); row ``j - i + H - 1`` is offset ``j - i``, key minus query.
+        rel_h: embeddings of the vertical offsets, (2H-1, d); row ``j - i + H - 1`` is the offset ``j - i``, key minus
+            query.
         rel_w: embeddings of the horizontal offsets, (2W-1, d).
         scale: factor of the content and the position logits; ``d ** -0.5`` when None.
         backend: ``"auto"`` or ``"reference"``. The reference writes the formula down and materialises the logits,
@@ -108,9 +109,7 @@ def _repeat_heads(x: Tensor, heads: int) -> Tensor:
 
 def _check_shapes(q: Tensor, k: Tensor, rel_h: Tensor, rel_w: Tensor) -> None:
     if q.dim() != 5 or k.dim() != 5:
-        raise UsageError(
-            f"`q` and `k` must be (B, heads, H, W, d); got shapes {tuple(q.shape)} and {tuple(k.shape)}"
-        )
+        raise UsageError(f"`q` and `k` must be (B, heads, H, W, d); got shapes {tuple(q.shape)} and {tuple(k.shape)}")
     batch, heads, height, width, depth = q.shape
     if (k.shape[0], *k.shape[2:]) != (batch, height, width, depth):
         raise UsageError(f"`k` (shape {tuple(k.shape)}) must have the batch, map and depth of `q` {tuple(q.shape)}")
@@ -118,6 +117,6 @@ def _check_shapes(q: Tensor, k: Tensor, rel_h: Tensor, rel_w: Tensor) -> None:
     for name, table, size in (("rel_h", rel_h, height), ("rel_w", rel_w, width)):
         if table.shape != (2 * size - 1, depth):
             raise UsageError(
-                f"`{name}` (shape {tuple(table.shape)}) must be {(2 * size - 1, depth)} for a map of {height} x {width} "
-                f"and depth {depth}; resize_relative_table({name}, {size}) reads it at this size"
+                f"`{name}` (shape {tuple(table.shape)}) must be {(2 * size - 1, depth)} for a map of {height} x "
+                f"{width} and depth {depth}; resize_relative_table({name}, {size}) reads it at this size"
             )

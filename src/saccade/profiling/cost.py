@@ -56,7 +56,9 @@ def cost(
         macs = count_macs(model, example_input)
     except RuntimeError as error:
         shape = tuple(example_input.shape)
-        raise UsageError(f"{type(model).__name__} cannot be run on `example_input` of shape {shape}: {error}") from error
+        raise UsageError(
+            f"{type(model).__name__} cannot be run on `example_input` of shape {shape}: {error}"
+        ) from error
     latency = median_ms({"forward": forward(model, example_input)}, device=where)["forward"]
     step = median_ms({"step": train_step(model, example_input)}, device=where)["step"] if train else None
     return Cost(params, macs, latency, step)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from saccade.report.entries import Entry, entries, finished
 from saccade.report.numbers import listed, plural
-from saccade.report.results import Results
+from saccade.report.results import HELPS, HURTS, NO_DIFFERENCE, TOO_FEW, Results
 
-HELPS, HURTS, NO_DIFFERENCE, TOO_FEW = "helps", "hurts", "no difference shown", "too few runs"
 # A sentence with more names than this would be a table.
 MOST_NAMES = 4
 

@@ -8,10 +8,19 @@ from pathlib import Path
 import jinja2
 
 from saccade.report import numbers
-from saccade.report.answer import HELPS, HURTS, NO_DIFFERENCE, TOO_FEW, answer
+from saccade.report.answer import answer
 from saccade.report.entries import Entry, entries, finished
 from saccade.report.figures import figures
-from saccade.report.results import Results, VariantResult, read_results, write_atomic
+from saccade.report.results import (
+    HELPS,
+    HURTS,
+    NO_DIFFERENCE,
+    TOO_FEW,
+    Results,
+    VariantResult,
+    read_results,
+    write_atomic,
+)
 
 # Sign and class of a verdict: the word says it, the sign shows it, colour only repeats it.
 VERDICT_SIGNS = {HELPS: ("▲", "helps"), HURTS: ("▼", "hurts"), NO_DIFFERENCE: ("≈", "same"), TOO_FEW: ("…", "open")}

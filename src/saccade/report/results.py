@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from saccade.errors import DataError
 
 SCHEMA = "saccade.results/1"
+HELPS, HURTS, NO_DIFFERENCE, TOO_FEW = "helps", "hurts", "no difference shown", "too few runs"
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -32,6 +32,8 @@ class Difference(Record):
 
 
 class EpochRecord(Record):
+    """A point of a learning curve."""
+
     epoch: int
     train_loss: Finite
     val_accuracy: Finite
@@ -60,6 +62,8 @@ class VariantResult(Record):
 
 
 class FailedTrial(Record):
+    """A trial without a score, and why."""
+
     name: str
     seed: int
     reason: str
@@ -123,4 +127,4 @@ def write_atomic(path: Path, text: str) -> None:
     """Write to a temporary name beside the file, then rename: a reader sees the old file or the new one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -66,21 +66,22 @@ class ConvBlend(AttachedEdit):
         return torch.cat((y[:, :keep], (1 - alpha) * y[:, keep:] + alpha * attended), dim=1)
 
 
-class Edited:
+class Edited(nn.Module):
     """Mixed in before the host's class: the host's forward, then the edits in their order."""
 
+    saccade: nn.ModuleDict
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        host = cast(nn.Module, super())
-        y = host.forward(*args, **kwargs)
+        y = super().forward(*args, **kwargs)
         x = args[0] if args else next(iter(kwargs.values()))
-        for edit in cast(nn.ModuleDict, self.saccade).values():  # pyright: ignore[reportAttributeAccessIssue]
+        for edit in self.saccade.values():
             y = edit(x, y)
         return y
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The subclass is made at run time and cannot be found by name: a copy makes it again from the host's class.
-        _, (cls, *_), *state = super().__reduce_ex__(protocol)
-        return _blank_edited, (host_class(cls),), *state
+        _, _, *state = super().__reduce_ex__(protocol)
+        return _blank_edited, (host_class(type(self)),), *state
 
 
 @cache
@@ -93,7 +94,8 @@ def edited_class(host: type[nn.Module]) -> type[nn.Module]:
     return types.new_class(host.__name__, (Edited, host), exec_body=fill)
 
 
-def host_class(cls: type) -> type[nn.Module]:
+def host_class(cls: type[Edited]) -> type[nn.Module]:
+    """The host's class behind one made by :func:`edited_class`."""
     return cls.__mro__[cls.__mro__.index(Edited) + 1]
 
 
@@ -131,7 +133,7 @@ def attach(module: nn.Module, attached: AttachedEdit) -> None:
     """Put an edit at the end of those that a module carries; :func:`check_place` says whether it can go there."""
     if not isinstance(module, Edited):
         module.__class__ = edited_class(type(module))
-        module.add_module(CHILD, nn.ModuleDict())
+        module.add_module(CHILD, nn.ModuleDict().train(module.training))
     cast(nn.ModuleDict, module.get_submodule(CHILD))[attached.edit.attention] = attached
 
 
@@ -154,7 +156,7 @@ def detach(model: nn.Module) -> None:
         if isinstance(module._modules.get(CHILD), nn.ModuleDict):
             del module._modules[CHILD]
         if isinstance(module, Edited):
-            module.__class__ = host_class(type(module))
+            module.__class__ = host_class(type(module))  # pyright: ignore[reportAttributeAccessIssue] # the way back
         if (replaced := replaced_by(module)) is not None:
             host, _ = replaced
             like = next(module.parameters())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -88,7 +88,7 @@ def _last_of_sequential(model: nn.Module, path: str) -> str:
 def _watch(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> dict[str, tuple[Any, Any]]:
     seen: dict[str, tuple[Any, Any]] = {}
 
-    def watcher(path: str):
+    def watcher(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             seen[path] = (args[0] if args else None, output)
 

@@ -44,8 +44,8 @@ def fit(
 ) -> None:
     """Train ``model`` in place on the training images.
 
-    Batches depend on ``seed`` and the epoch alone; what a step draws (dropout) on ``seed`` and the step. ``on_epoch`` is
-    told of every epoch, with the accuracy on the validation images.
+    Batches depend on ``seed`` and the epoch alone; what a step draws (dropout) on ``seed`` and the step. ``on_epoch``
+    is told of every epoch, with the accuracy on the validation images.
 
     Raises:
         TrialError: the loss is no longer a number.

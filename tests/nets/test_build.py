@@ -1,0 +1,38 @@
+"""From a model's name to the network."""
+
+import pytest
+
+from saccade.errors import UsageError
+from saccade.nets import CifarResNet, build_model
+
+
+def test_options_reach_the_network():
+    model = build_model(
+        "saccade:cifar_resnet(depth=11, block='bottleneck', widths=(4, 8, 16))", in_channels=1, num_classes=7
+    )
+    assert isinstance(model, CifarResNet)
+    assert model.fc.out_features == 7
+    assert model.conv1.in_channels == 1
+    assert model.layer3[0].bn3.num_features == 64
+
+
+def test_without_options_it_has_the_defaults():
+    model = build_model("saccade:cifar_resnet", in_channels=3, num_classes=10)
+    assert len(model.layer1) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet50", "must be one of saccade:cifar_resnet"),
+        ("timm:resnet50", "must be one of saccade:cifar_resnet"),
+        ("saccade:", "must be one of saccade:cifar_resnet"),
+        ("saccade:cifar_resnett", r"must be one of 'cifar_resnet' \(did you mean 'cifar_resnet'\?\)"),
+        ("saccade:cifar_resnet(width=3)", r"has no option 'width' \(did you mean 'widths'\?\)"),
+        ("saccade:cifar_resnet(depth=10)", r"`depth` \(=10\) must be 6n \+ 2 with basic blocks; depth=8 is nearest"),
+        ("saccade:cifar_resnet(widths=(1, 2))", "must be three integers"),
+    ],
+)
+def test_mistakes_are_named(name, message):
+    with pytest.raises(UsageError, match=message):
+        build_model(name, in_channels=3, num_classes=10)
