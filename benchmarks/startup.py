@@ -6,17 +6,13 @@ tests/test_imports.py; how long that takes depends on the machine, so it is meas
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
-from importlib.metadata import version
-from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results" / "startup.json"
+from common import write_result
+
 RUNS = 9
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
@@ -40,30 +36,17 @@ def measure(arguments: list[str]) -> dict[str, float]:
     return {name: round(f(seconds), 4) for name, f in (("median", statistics.median), ("min", min), ("max", max))}
 
 
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main() -> None:
     """Measure all, write the file, print a line for each."""
-    result = {
-        "schema": "saccade.benchmark/1",
-        "name": "startup",
-        "unit": "CPU seconds, user and system",
-        "runs": RUNS,
-        "results": {name: measure(arguments) for name, arguments in COMMANDS.items()},
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("saccade", "torch", "typer")},
-        },
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    for name, seconds in result["results"].items():
+    results = {name: measure(arguments) for name, arguments in COMMANDS.items()}
+    write_result(
+        "startup",
+        ("saccade", "torch", "typer"),
+        unit="CPU seconds, user and system",
+        runs=RUNS,
+        results=results,
+    )
+    for name, seconds in results.items():
         print(f"{name:16} {seconds['median']:.3f} s  ({seconds['min']:.3f} to {seconds['max']:.3f})")
 
 

@@ -102,7 +102,7 @@ def augment(
     model = model if inplace else copy.deepcopy(model)
     sites = resolve_sites(model, match_paths(model, at), example_input)
     edits = [Edit(site.path, mode, attention, dict(options or {}), cast(Any, start)) for site in sites]
-    apply_edits(model, edits, _build, example_input)
+    apply_edits(model, edits, sites, _build)
     return model
 
 

@@ -16,8 +16,20 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Add attention to convolutional networks, and tell whether it helped.",
+    invoke_without_command=True,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Add attention to convolutional networks, and tell whether it helped."""
+    if version:
+        from saccade import __version__
+
+        print(__version__)
+        raise typer.Exit
 
 
 @app.command("list")

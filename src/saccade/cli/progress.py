@@ -11,9 +11,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from saccade.report.numbers import plural
 
 if TYPE_CHECKING:
     from saccade.comparison.pool import Event
+    from saccade.comparison.request import Request
     from saccade.comparison.run import Setting
 
 
@@ -60,8 +64,8 @@ class PlainProgress:
             self._say(f"note: {note}")
         done = f", {len(self.scores)} of them done before" if self.scores else ""
         self._say(
-            f"{asked.model} on {asked.data}: {len(asked.variants)} variants x {len(asked.seeds)} seeds = {self.total} "
-            f"trials{done}, {asked.settings.epochs} epochs each, {setting.jobs} at a time"
+            f"{asked.model} on {asked.data}: {len(asked.variants)} variants x {plural(len(asked.seeds), 'seed')} = "
+            f"{self.total} trials{done}, {plural(asked.settings.epochs, 'epoch')} each, {setting.jobs} at a time"
         )
 
     def on_event(self, event: Event) -> None:
@@ -97,10 +101,8 @@ class LiveProgress(PlainProgress):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self.running: dict[tuple[str, int], str] = {}
-        self.variants: list[str] = []
-        self.seeds: list[int] = []
-        self.epochs = 1
+        self.running: dict[tuple[str, int], Event] = {}
+        self.asked: Request | None = None
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -112,51 +114,53 @@ class LiveProgress(PlainProgress):
             console=console,
         )
         self.task = self.bar.add_task("trials", start=False, total=None)
-        self.live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        return self
+        self.live: Live | None = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.live.stop()
+        if self.live is not None:
+            self.live.stop()
 
     def on_setting(self, setting: Setting) -> None:
         super().on_setting(setting)
-        asked = setting.record.asked
-        self.variants = [variant.name for variant in asked.variants]
-        self.seeds, self.epochs = asked.seeds, asked.settings.epochs
+        self.asked = setting.record.asked
         self.bar.update(self.task, total=self._to_spend)
         self.bar.start_task(self.task)
+        self.live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4)
         self.live.start()
 
     def _show(self, event: Event) -> None:
         trial = (event.variant, event.seed)
         if event.kind in ("started", "epoch"):
-            self.running[trial] = (
-                f"seed {event.seed}: epoch {event.detail['epoch']}/{self.epochs}, loss {event.detail['train_loss']:.3f}"
-                if event.detail
-                else f"seed {event.seed}: starts"
-            )
+            self.running[trial] = event
         else:
             self.running.pop(trial, None)
-        partly = sum(self._cost[name] * self._share(text) for (name, _), text in self.running.items())
-        self.bar.update(self.task, completed=self._spent + partly)
+        begun = sum(self._cost[running.variant] * self._share(running) for running in self.running.values())
+        self.bar.update(self.task, completed=self._spent + begun)
 
-    def _share(self, text: str) -> float:
-        done, _, epochs = text.partition("epoch ")[2].partition(",")[0].partition("/")
-        return int(done) / int(epochs) if epochs else 0.0
+    def _share(self, running: Event) -> float:
+        """How much of a running trial is done."""
+        assert self.asked is not None
+        return running.detail.get("epoch", 0) / self.asked.settings.epochs
 
     def _render(self) -> Group:
         table = Table("variant", "seeds", "accuracy so far", "now", box=None, pad_edge=False)
-        for name in self.variants:
-            marks = "".join(self._mark((name, seed)) for seed in self.seeds)
-            scores = [score for (variant, _), score in self.scores.items() if variant == name]
-            now = "; ".join(text for (variant, _), text in self.running.items() if variant == name)
-            table.add_row(name, marks, f"{100 * fmean(scores):.2f} %" if scores else "", now)
+        assert self.asked is not None
+        for variant in self.asked.variants:
+            name = variant.name
+            marks = "".join(self._mark((name, seed)) for seed in self.asked.seeds)
+            scores = [score for (other, _), score in self.scores.items() if other == name]
+            now = "; ".join(self._now(event) for event in self.running.values() if event.variant == name)
+            table.add_row(Text(name), marks, f"{100 * fmean(scores):.2f} %" if scores else "", now)
         return Group(table, self.bar)
+
+    def _now(self, running: Event) -> str:
+        assert self.asked is not None
+        if running.kind == "started":
+            return f"seed {running.seed}: starts"
+        epoch, loss = running.detail["epoch"], running.detail["train_loss"]
+        return f"seed {running.seed}: epoch {epoch}/{self.asked.settings.epochs}, loss {loss:.3f}"
 
     def _mark(self, trial: tuple[str, int]) -> str:
         if trial in self.scores:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from saccade.attention._card import Card
@@ -33,7 +34,8 @@ def print_comparison(results: Results, report: Path) -> None:
         table.add_column(name, justify="right")
     table.add_column("where")
     for variant in results.variants:
-        table.add_row(*_row(variant))
+        # As text: what is in brackets must not be read as rich's markup.
+        table.add_row(*map(Text, _row(variant)))
     console.print(table)
     for trial in results.failed:
         console.print(f"failed: {trial.name}, seed {trial.seed}: {trial.reason}", markup=False, highlight=False)

@@ -23,7 +23,7 @@ from saccade.report.results import write_atomic
 from saccade.training import accuracy
 
 SCHEMA = "saccade.trial/1"
-METRICS, CHECKPOINT, RESULT = "metrics.jsonl", "checkpoint.safetensors", "result.json"
+METRICS, CHECKPOINT, RESULT, ERROR = "metrics.jsonl", "checkpoint.safetensors", "result.json", "error.txt"
 
 
 def build_variant(request: Request, variant: Variant, data: ImageData, seed: int) -> nn.Module:
@@ -75,6 +75,7 @@ def run_trial(
 
     folder = trial_folder(out, variant.name, seed)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).unlink(missing_ok=True)
     model = build_variant(request, variant, data, seed)
     epochs: list[dict[str, Any]] = []
 

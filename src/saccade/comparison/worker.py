@@ -25,8 +25,9 @@ def main(folder: str, data_file: str) -> None:
     import torch
 
     from saccade.comparison.record import read_record
-    from saccade.comparison.trial import run_trial
+    from saccade.comparison.trial import ERROR, run_trial, trial_folder
     from saccade.data import ImageData
+    from saccade.report.results import write_atomic
 
     torch.set_num_threads(1)
     out = Path(folder)
@@ -43,7 +44,7 @@ def main(folder: str, data_file: str) -> None:
                 request, request.variant(name), seed, data, out, lambda epoch: tell(event="epoch", **epoch.as_dict())
             )
         except Exception as error:  # noqa: BLE001 # a trial that fails, however, is reported and the rest goes on
-            traceback.print_exc()
+            write_atomic(trial_folder(out, name, seed) / ERROR, traceback.format_exc())
             tell(event="failed", reason=f"{type(error).__name__}: {error}")
         else:
             tell(event="finished", score=score)

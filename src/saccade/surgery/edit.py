@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from torch import nn
 
 from saccade.errors import UsageError
 from saccade.surgery.attach import CHILD, AttachedEdit, Edited, attach, carried_by, check_place, replace, replaced_by
 from saccade.surgery.plan import Edit, Plan
-from saccade.surgery.sites import Site, resolve_sites
+from saccade.surgery.sites import Site
 
 Build = Callable[[Edit, Site], nn.Module]
 
 
-def apply_edits(model: nn.Module, edits: Iterable[Edit], build: Build, example_input: Any = None) -> None:
-    """Build every edit's module and attach it, in place.
+def apply_edits(model: nn.Module, edits: Iterable[Edit], sites: Iterable[Site], build: Build) -> None:
+    """Build every edit's module and attach it at its site, in place.
 
     ``build`` gives an :class:`AttachedEdit` for a module that stays, or the module that takes its place. Everything is
     built before anything is attached, so that an error leaves the model as it was.
     """
-    edits = list(edits)
-    sites = {site.path: site for site in resolve_sites(model, [edit.site for edit in edits], example_input)}
-    built = [(edit, build(edit, sites[edit.site])) for edit in edits]
-    carried = {path: carried_by(site.module) for path, site in sites.items()}
+    by_path = {site.path: site for site in sites}
+    built = [(edit, build(edit, by_path[edit.site])) for edit in edits]
+    carried = {path: carried_by(site.module) for path, site in by_path.items()}
     for edit, new in built:
         replaces = not isinstance(new, AttachedEdit)
-        check_place(sites[edit.site].module, edit, carried[edit.site], replaces=replaces)
+        check_place(by_path[edit.site].module, edit, carried[edit.site], replaces=replaces)
         carried[edit.site] += [] if replaces else [edit.attention]
     for edit, new in built:
         # Looked up again: an edit before this one may have put another module in the place.

@@ -101,7 +101,7 @@ def _watch(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> dic
                 _forward_on_meta(model, example)
             except (RuntimeError, NotImplementedError):
                 seen.clear()
-                model(example)
+                _forward_where_it_is(model, example)
     finally:
         for handle in handles:
             handle.remove()
@@ -112,6 +112,17 @@ def _forward_on_meta(model: nn.Module, example: Any) -> None:
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     on_meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
     torch.func.functional_call(model, on_meta, (example.to("meta"),))
+
+
+def _forward_where_it_is(model: nn.Module, example: Any) -> None:
+    try:
+        model(example)
+    except (RuntimeError, NotImplementedError) as error:
+        shape = f"of shape {tuple(example.shape)}" if isinstance(example, Tensor) else f"(={example!r})"
+        raise UsageError(
+            f"{type(model).__name__} cannot be run on an example {shape}: {error}; "
+            "give one that fits as `example_input`"
+        ) from error
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""On a real terminal a comparison shows a table that fills, a bar and the time left."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from comparison.conftest import SMALL
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+
+
+def run_on_a_terminal(command: list[str]) -> tuple[int, str]:
+    """Exit status, and all that was written, without the codes that move the cursor."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"})
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not part:
+            break
+        written += part
+    os.close(ours)
+    return process.wait(), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
+
+
+def test_a_live_table_fills_and_the_verdicts_follow(tmp_path):
+    variant = "se(reduction=8)"
+    status, text = run_on_a_terminal(
+        [
+            *(sys.executable, "-m", "saccade.cli", "compare", "--model", SMALL["model"], "--attention", variant),
+            *("--seeds", "2", "--epochs", "1", "--out", str(tmp_path / "out")),
+        ]
+    )
+    assert status == 0, text
+    assert re.search(r"none +[◐·]· +seed 0: starts", text)
+    assert re.search(r"se\(reduction=8\) +●●", text)
+    assert "seed 0: starts" in text
+    assert re.search(r"trials .*100%.* passed, .*left", text)
+    last = text[text.rindex("95 % interval") :]
+    assert re.search(r"none +\d\d\.\d\d +\(baseline\)", last)
+    assert re.search(r"se\(reduction=8\) .*(helps|hurts|no difference shown|too few runs).* 3 x \*\.bn2", last)
