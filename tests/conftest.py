@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import pytest
@@ -12,6 +13,10 @@ from hypothesis import settings
 # environment: it is read when torch is first imported, costs nothing where it is not, and child processes inherit it.
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
+
+# Started in the background by a script, this process ignores Ctrl-C, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A change that breaks nothing must pass: examples are drawn the same way each time, and a busy machine is no failure.
 settings.register_profile("saccade", derandomize=True, deadline=None)

@@ -81,7 +81,7 @@ def test_torch_is_detected_behind_a_public_name(bare: set[str]) -> None:
 
 
 def test_a_process_that_fails_is_a_failure() -> None:
-    with pytest.raises(AssertionError, match="no_such_module"):
+    with pytest.raises(AssertionError, match=r"no_such_module"):
         loaded_after("import no_such_module")
 
 
@@ -91,10 +91,10 @@ def test_dir_has_every_public_name() -> None:
 
 @pytest.mark.parametrize("name", ["augmented", "torch", "comparison_", "_unknown"])
 def test_an_unknown_name_is_an_attribute_error(name: str) -> None:
-    with pytest.raises(AttributeError, match=f"^module 'saccade' has no attribute '{name}'$"):
+    with pytest.raises(AttributeError, match=rf"^module 'saccade' has no attribute '{name}'$"):
         getattr(saccade, name)
 
 
 def test_an_unknown_name_cannot_be_imported() -> None:
-    with pytest.raises(ImportError, match="cannot import name 'augmented' from 'saccade'"):
+    with pytest.raises(ImportError, match=r"cannot import name 'augmented' from 'saccade'"):
         from saccade import augmented  # noqa: F401

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -39,11 +40,13 @@ def public_names(package: ModuleType) -> list[str]:
 
 
 def entry(value: Any) -> str:
+    """A package, an exception, or the signature; a default that is a function shows without its address."""
     if inspect.ismodule(value):
         return "package"
     if inspect.isclass(value) and issubclass(value, Exception):
         return "exception"
-    return ("class" if inspect.isclass(value) else "") + str(inspect.signature(value))
+    signature = re.sub(r" at 0x[0-9a-f]+>", ">", str(inspect.signature(value)))
+    return f"class{signature}" if inspect.isclass(value) else signature
 
 
 def difference(recorded: dict[str, str], found: dict[str, str]) -> list[str]:
@@ -82,8 +85,11 @@ def test_entries_tell_signatures_apart() -> None:
 
     def second(x: int, scale: float = 1.0) -> float: ...
 
+    def third(act=len, tell=lambda: None): ...
+
     assert entry(first) == "(x: 'int', *, scale: 'float' = 1.0) -> 'float'"
     assert entry(first) != entry(second)
+    assert re.fullmatch(r"\(act=<built-in function len>, tell=<function .*<lambda>>\)", entry(third))
     assert entry(saccade.AAConv2d).startswith("class(in_channels")
     assert entry(saccade.ops) == "package"
 

@@ -121,8 +121,10 @@ def aaconv_of_leaderj1001(
     stride: int = 1,
 ) -> Adapted:
     """Ours with that implementation's k x k projection in the place of the paper's 1 x 1."""
+    if stride != 1:
+        raise UsageError(f"`stride` (={stride}) must be 1: that implementation strides its k x k projection")
     module = AAConv2d(
-        in_channels, out_channels, kernel_size, stride, dk=dk, dv=dv, heads=Nh, relative=relative, feature_size=shape
+        in_channels, out_channels, kernel_size, dk=dk, dv=dv, heads=Nh, relative=relative, feature_size=shape
     )
     module.attention.qkv = nn.Conv2d(in_channels, 2 * dk + dv, kernel_size, padding=kernel_size // 2)
     return module, _aaconv_names(module, "qkv_conv")
@@ -184,9 +186,7 @@ def scrambled(module: AAConv2d, x: Tensor) -> Tensor:
     attention = module.attention
     heads, size = attention.heads, x.shape[-2:]
     depths = (heads * attention.key_depth, heads * attention.key_depth, heads * attention.value_depth)
-    q, k, v = (
-        part.unflatten(1, (heads, -1)).permute(0, 1, 3, 4, 2) for part in attention.qkv(x).split(depths, dim=1)
-    )
+    q, k, v = (part.unflatten(1, (heads, -1)).permute(0, 1, 3, 4, 2) for part in attention.qkv(x).split(depths, dim=1))
     out = relative_attention_2d(q, k, v, attention.rel_h, attention.rel_w)
     out = out.flatten(2).unflatten(2, (attention.value_depth, *size)).flatten(1, 2)
     return torch.cat((module.conv(x), attention.proj(out)), dim=1)

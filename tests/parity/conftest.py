@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from parity.reference import Reference, read
 
 DEFAULT = Path(__file__).parent / "golden"

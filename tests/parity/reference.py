@@ -61,7 +61,9 @@ def load(reference: Reference, module: nn.Module, names: Mapping[str, str]) -> N
     given = {**reference.part("param."), **reference.part("buffer.")}
     ours = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     if set(names) != set(given):
-        raise UsageError(f"{reference.name}: names {sorted(set(names) ^ set(given))} are not mapped, or not in the file")
+        raise UsageError(
+            f"{reference.name}: names {sorted(set(names) ^ set(given))} are not mapped, or not in the file"
+        )
     if sorted(names.values()) != sorted(ours):
         raise UsageError(f"{reference.name}: our {sorted(set(names.values()) ^ set(ours))} are not covered one to one")
     with torch.no_grad():

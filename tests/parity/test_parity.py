@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from parity.adapters import ADAPTERS, FAULTS, adapt
 from parity.reference import Reference, load, mismatches, read
-
 from saccade.errors import UsageError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -94,7 +94,7 @@ def test_a_transposed_parameter_is_an_error(sem: Reference) -> None:
 def test_a_source_or_a_config_key_without_adapter_is_an_error(sem: Reference) -> None:
     with pytest.raises(UsageError, match="no adapter for the golden files of"):
         adapt(("sem", "somebody/else", "sem.py"), {})
-    with pytest.raises(UsageError, match="has no option 'hiden'.*did you mean 'hidden'"):
+    with pytest.raises(UsageError, match=r"has no option 'hiden'.*did you mean 'hidden'"):
         adapt(sem.source, {"C": 16, "hiden": 2})
     with pytest.raises(UsageError, match=r"`k` \(=5\) must be 3 for 16 channels"):
         adapt(sem.source, sem.config | {"k": 5})

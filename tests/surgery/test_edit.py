@@ -1,0 +1,196 @@
+"""Edits on a live network: what is listed, their order, what cannot be, and that an error changes nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import saccade
+from saccade._api import _build
+from saccade.errors import UsageError
+from saccade.surgery import AttachedEdit, Edit, Site, apply_edits, resolve_sites
+from surgery.hosts import OPTIONS, augmented, cifar, images, set_alpha
+
+
+def sites(model: nn.Module) -> list[tuple[str, str, str]]:
+    return [(edit.site, edit.mode, edit.attention) for edit in saccade.plan_of(model).edits]
+
+
+def test_a_plain_host_has_an_empty_plan() -> None:
+    assert len(saccade.plan_of(cifar())) == 0
+
+
+def test_the_plan_lists_what_the_network_carries() -> None:
+    model = saccade.augment(cifar(), "se", at=["layer2.0.bn2", "bn1"], options={"reduction": 4}, start="paper")
+    model = saccade.augment(model, "aaconv", at="layer3.0.conv1", start="paper", example_input=images())
+    model = saccade.augment(model, "aaconv", at="layer3.0.conv2", example_input=images())
+    assert sites(model) == [
+        ("bn1", "after", "se"),
+        ("layer2.0.bn2", "after", "se"),
+        ("layer3.0.conv1", "replace", "aaconv"),
+        ("layer3.0.conv2", "replace", "aaconv"),
+    ]
+    first, *_, last = saccade.plan_of(model).edits
+    assert (first.options, first.start, last.start) == ({"reduction": 4}, "paper", "identity")
+
+
+def test_a_conversion_that_drops_edits_is_an_error_with_the_remedy() -> None:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(augmented(cifar(), "se"))
+    message = r"the edits at 'layer1.0.bn2' no longer run: something made it a new SyncBatchNorm; convert or freeze"
+    with pytest.raises(UsageError, match=message):
+        saccade.plan_of(model)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(cifar())
+    assert len(saccade.plan_of(augmented(converted, "se"))) == 3
+
+
+class Plus(nn.Module):
+    """A stand-in for attention whose place in an order shows in the result."""
+
+    def __init__(self, scale: float, shift: float) -> None:
+        super().__init__()
+        self.scale, self.shift = scale, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+def test_edits_at_one_site_run_in_their_order() -> None:
+    host = nn.Sequential(nn.Conv2d(3, 4, 1))
+    edits = [Edit("0", "after", "first", start="paper"), Edit("0", "after", "second", start="paper")]
+    modules = {"first": Plus(2, 1), "second": Plus(3, 5)}
+
+    def build(edit: Edit, _site: Site) -> nn.Module:
+        return AttachedEdit(modules[edit.attention], edit)
+
+    x = images()
+    expected = 3 * (2 * host(x) + 1) + 5
+    model = copy.deepcopy(host)
+    apply_edits(model, edits, resolve_sites(model, ["0"], x), build)
+    torch.testing.assert_close(model(x), expected)
+    backwards = copy.deepcopy(host)
+    for edit in reversed(edits):
+        apply_edits(backwards, [edit], resolve_sites(backwards, ["0"], x), build)
+    torch.testing.assert_close(backwards(x), 2 * (3 * host(x) + 5) + 1)
+
+
+def test_two_mechanisms_at_one_site_are_the_second_of_the_first() -> None:
+    host = cifar()
+    model = saccade.augment(host, "se", at="layer1.0.bn2", start="paper", example_input=images())
+    model = saccade.augment(model, "sem", at="layer1.0.bn2", start="paper", example_input=images())
+    assert [name for _, _, name in sites(model)] == ["se", "sem"]
+    site = model.get_submodule("layer1.0.bn2")
+    x = torch.randn(2, 8, 5, 4)
+    expected = site.saccade["sem"].attention(site.saccade["se"].attention(host.get_submodule("layer1.0.bn2")(x)))
+    assert torch.equal(site(x), expected)
+
+
+def test_a_gate_after_a_replaced_convolution() -> None:
+    host = cifar()
+    model = saccade.augment(host, "aaconv", at="layer3.0.conv1", start="paper", example_input=images())
+    both = saccade.augment(model, "se", at="layer3.0.conv1", example_input=images())
+    assert sites(both) == [("layer3.0.conv1", "replace", "aaconv"), ("layer3.0.conv1", "after", "se")]
+    assert torch.equal(both(images()), model(images()))
+    set_alpha(both, 0.5)
+    assert not torch.allclose(both(images()), model(images()), atol=1e-4)
+
+
+def test_a_replacement_that_would_lose_an_edit_is_refused() -> None:
+    model = saccade.augment(cifar(), "se", at="layer3.0.conv1", example_input=images())
+    message = r"'layer3.0.conv1' carries 'se', which would go with the module that 'aaconv' replaces; saccade.strip"
+    with pytest.raises(UsageError, match=message):
+        saccade.augment(model, "aaconv", at="layer3.0.conv1", start="paper", example_input=images())
+
+
+def test_the_same_mechanism_twice_at_a_site_is_an_error() -> None:
+    model = augmented(cifar(), "se")
+    with pytest.raises(UsageError, match=r"'layer1.0.bn2' carries 'se' already; saccade.strip\(model\) takes it off"):
+        saccade.augment(model, "se", at="layer1.0.bn2")
+    replaced = saccade.augment(cifar(), "aaconv", at="layer3.0.conv1", start="paper")
+    with pytest.raises(UsageError, match=r"takes a convolution's place, and 'layer3.0.conv1' is a AAConv2d"):
+        saccade.augment(replaced, "aaconv", at="layer3.0.conv1")
+
+
+def test_a_convolutions_mechanism_at_another_module_is_an_error() -> None:
+    message = (
+        r"'aaconv' takes a convolution's place, and 'layer1.0.bn2' is a BatchNorm2d; name modules that are nn.Conv2d"
+    )
+    with pytest.raises(UsageError, match=message):
+        saccade.augment(cifar(), "aaconv", at="layer1.0.bn2")
+
+
+def grouped() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, groups=6))
+
+
+def test_a_convolution_that_attention_cannot_follow_is_an_error() -> None:
+    with pytest.raises(UsageError, match=r"aaconv can take the place of a convolution with groups=1"):
+        saccade.augment(grouped(), "aaconv", at="1")
+    assert sites(saccade.augment(grouped(), "aaconv", at="0")) == [("0", "replace", "aaconv")]
+
+
+def test_a_module_with_a_forward_of_its_own_is_refused() -> None:
+    host = cifar()
+    bn = host.get_submodule("bn1")
+    bn.forward = bn.forward
+    with pytest.raises(UsageError, match=r"'bn1' has a forward set on the instance, which would bypass an edit"):
+        saccade.augment(host, "se", at="bn1", inplace=True)
+
+
+def test_a_module_with_an_attribute_of_our_name_is_refused() -> None:
+    host = cifar()
+    host.get_submodule("bn1").saccade = "taken"
+    with pytest.raises(UsageError, match=r"'bn1' already has an attribute named 'saccade', where edits live"):
+        saccade.augment(host, "se", at="bn1")
+
+
+@pytest.mark.parametrize(
+    ("attention", "at", "options"),
+    [
+        ("se", ["layer1.0.bn2", "layer2.0.bn2"], {}),
+        ("aaconv", ["layer1.0.conv1", "layer1.0.bn1"], {}),
+        ("aaconv", ["layer1.0.conv1", "layer3.0.conv1"], {"dk": 8, "dv": 16}),
+        ("gam", ["bn1", "fc"], {}),
+    ],
+    ids=["carried-already", "not-a-convolution", "too-wide", "not-a-map"],
+)
+@pytest.mark.parametrize("start", ["paper", "identity"])
+def test_an_error_at_one_site_leaves_the_others_as_they_were(
+    attention: str, at: list[str], options: dict, start: str
+) -> None:
+    host = saccade.augment(cifar(), "se", at="layer2.0.bn2")
+    text, keys, before = str(host), list(host.state_dict()), host(images())
+    with pytest.raises(UsageError, match=r"carries 'se' already|is a BatchNorm2d|`dv` \(=16\)|does not give a map"):
+        saccade.augment(host, attention, at=at, options=options, start=start, inplace=True)
+    assert str(host) == text
+    assert list(host.state_dict()) == keys
+    assert torch.equal(host(images()), before)
+
+
+def test_a_plan_with_a_replacement_and_an_edit_after_it_goes_on_at_once() -> None:
+    """Replayed in one go, the second edit must reach the module that the first one put there."""
+    options = OPTIONS["aaconv"]
+    once = saccade.augment(
+        cifar(), "aaconv", at="layer3.0.conv1", options=options, start="paper", example_input=images()
+    )
+    both = saccade.augment(once, "se", at="layer3.0.conv1", start="paper", example_input=images())
+    model = cifar()
+    apply_edits(model, saccade.plan_of(both).edits, resolve_sites(model, ["layer3.0.conv1"], images()), _build)
+    assert saccade.plan_of(model) == saccade.plan_of(both)
+    model.load_state_dict(both.state_dict(), strict=True)
+    assert torch.equal(model(images()), both(images()))
+
+
+def test_tables_have_the_size_of_the_map_at_the_site() -> None:
+    model = saccade.augment(cifar(), "aaconv", at="*.conv1", start="paper", example_input=torch.zeros(1, 3, 40, 32))
+    lengths = [
+        (len(conv.attention.rel_h), len(conv.attention.rel_w))
+        for conv in (model.get_submodule(f"layer{n}.0.conv1") for n in (1, 2, 3))
+    ]
+    assert lengths == [(79, 63), (39, 31), (19, 15)]
+    given = saccade.augment(cifar(), "aaconv", at="layer3.0.conv1", options={"feature_size": 7, "downsample": 2})
+    halved = saccade.augment(cifar(), "aaconv", at="layer3.0.conv1", options={"downsample": 3})
+    for model, rows in ((given, 13), (halved, 5)):
+        assert len(model.get_submodule("layer3.0.conv1.saccade.aaconv.attention").rel_h) == rows
