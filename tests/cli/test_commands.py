@@ -1,8 +1,11 @@
 """What commands print."""
 
+import inspect
+
 import pytest
 
-from saccade.cli import main
+import saccade
+from saccade.cli import commands, main
 
 
 def run(words: str, monkeypatch, capsys) -> str:
@@ -32,3 +35,12 @@ def test_help_names_the_commands(monkeypatch, capsys):
     text = run("--help", monkeypatch, capsys)
     for command in ("compare", "describe", "list", "report"):
         assert command in text
+
+
+def test_the_defaults_are_those_of_the_function():
+    """They are written twice so that ``--help`` loads no torch."""
+    shown = inspect.signature(commands.compare).parameters
+    meant = inspect.signature(saccade.compare).parameters
+    assert set(meant) - set(shown) == {"on_setting", "on_event"}
+    for name, parameter in shown.items():
+        assert str(parameter.default) == str(meant[name].default), name
