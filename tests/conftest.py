@@ -13,6 +13,10 @@ from hypothesis import settings
 # environment: it is read when torch is first imported, costs nothing where it is not, and child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Started in the background by a script, this process ignores Ctrl-C, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # A change that breaks nothing must pass: examples are drawn the same way each time, and a busy machine is no failure.
 settings.register_profile("saccade", derandomize=True, deadline=None)
 settings.load_profile("saccade")
