@@ -51,6 +51,7 @@ def test_errors_are_the_librarys_own_and_value_errors() -> None:
         ({"options": {"reductoin": 4}}, r"se has no option 'reductoin'.*did you mean 'reduction'"),
         ({"options": {"reduction": 0}}, r"`reduction` \(=0\) must be an integer of at least 1"),
         ({"options": {"channels": 8}}, r"se has no option 'channels'"),
+        ({"options": ["reduction"]}, r"`options` \(=\['reduction'\]\) must be a dict: the options of se by name"),
         ({"options": {"reduction": object()}}, r"`options` \(=.*\) must be values that JSON can hold"),
         ({"start": "zero"}, r"`start` \(='zero'\) must be one of 'paper', 'identity'"),
         ({"at": "*.bn9"}, r"`at` \(='\*.bn9'\) matches no module of CifarResNet"),

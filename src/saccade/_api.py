@@ -6,7 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from saccade._checks import check_choice, check_int
 from saccade.attention._card import Card
@@ -17,11 +18,13 @@ from saccade.surgery import (
     AttachedEdit,
     ConvBlend,
     Edit,
+    Edited,
     GateBlend,
     Plan,
     Site,
     apply_edits,
     detach,
+    host_class,
     live_plan,
     match_paths,
     resolve_sites,
@@ -70,7 +73,7 @@ def augment(
     at: str | Sequence[str],
     options: dict[str, Any] | None = None,
     start: str = "identity",
-    example_input: Tensor | None = None,
+    example_input: Any = None,
     inplace: bool = False,
 ) -> nn.Module:
     """Add attention to a network at the modules that ``at`` names.
@@ -80,12 +83,13 @@ def augment(
         attention: a name of :func:`list_attention`. A gate goes after the module's output; ``aaconv`` takes a
             convolution's place.
         at: a dotted path, a glob (``"*.bn2"``; ``*`` matches dots too), or a list of those.
-        options: of the mechanism, as :func:`describe` lists them.
+        options: of the mechanism, as :func:`describe` lists them; ``aaconv`` takes its convolution's own (``dilation``,
+            ``groups``, ``bias``) from the host.
         start: ``"identity"``: the network computes what it did, exactly, and attention is blended in by training, by a
             factor ``alpha`` that starts at 0. ``"paper"``: the paper's own form and initialisation; an augmented
             convolution then keeps the host's first ``out_channels - dv`` filters.
-        example_input: one input of the host, for the sizes of its maps; by default an image of the size in the host's
-            ``pretrained_cfg``, else 224 x 224.
+        example_input: what the host's forward takes as its one argument (images, or lists and dicts of them), for the
+            sizes of its maps; by default an image of the size in the host's ``pretrained_cfg``, else 224 x 224.
         inplace: edit ``model`` itself instead of a deep copy.
 
     Returns:
@@ -139,6 +143,12 @@ def _build(edit: Edit, site: Site) -> nn.Module:
             f"{edit.attention!r} takes a convolution's place, and {edit.site!r} is a {type(conv).__name__}; "
             "name modules that are nn.Conv2d"
         )
+    host = host_class(type(conv)) if isinstance(conv, Edited) else type(conv)
+    if host.forward is not nn.Conv2d.forward or is_parametrized(conv):
+        raise UsageError(
+            f"{edit.attention!r} takes the place of a plain convolution, and {edit.site!r} (a {host.__name__}) has its "
+            "own way to compute, weights or padding for instance; name other modules"
+        )
     augmented = AAConv2d.from_conv(conv, **_map_size(edit, site), **edit.options)
     return ConvBlend(augmented.attention, edit) if edit.start == "identity" else augmented
 
@@ -148,5 +158,6 @@ def _map_size(edit: Edit, site: Site) -> dict[str, tuple[int, int]]:
     if "feature_size" in edit.options:
         return {}
     every = edit.options.get("downsample", 1)
+    check_int("downsample", every)
     height, width = (-(-size // every) for size in site.out_shape[-2:])
     return {"feature_size": (height, width)}

@@ -54,6 +54,8 @@ def check_map(x: Tensor, channels: int, owner: str) -> None:
 
 def check_options(owner: str, target: Callable[..., Any], options: dict[str, Any]) -> None:
     """Options given by name must be keyword-only parameters of ``target``."""
+    if not isinstance(options, dict):
+        raise UsageError(f"`options` (={options!r}) must be a dict: the options of {owner} by name")
     known = list(keyword_options(target))
     for name in options:
         if name not in known:

@@ -50,7 +50,8 @@ def _spec(node: ast.expr) -> Spec:
     if isinstance(node, ast.Name):
         return Spec(node.id)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-        return Spec(node.func.id, {_name(keyword): ast.literal_eval(keyword.value) for keyword in node.keywords})
+        options = {_name(keyword): ast.literal_eval(keyword.value) for keyword in node.keywords}
+        return Spec(node.func.id, options) if len(options) == len(node.keywords) else _fail()
     return _fail()
 
 

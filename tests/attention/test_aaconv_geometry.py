@@ -157,6 +157,19 @@ def test_from_conv_follows_to_the_meta_device() -> None:
 
 
 @pytest.mark.parametrize(
+    "options", [{"groups": 2}, {"dilation": 2}, {"bias": False}, {"stride": 2}], ids=lambda options: next(iter(options))
+)
+def test_from_conv_refuses_options_that_the_convolution_settles(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"`\w+` \(=(2|False)\) is that of the convolution whose place aaconv takes"):
+        AAConv2d.from_conv(nn.Conv2d(6, 16, 3), **options)
+
+
+def test_from_conv_keeps_frozen_filters_frozen() -> None:
+    layer = AAConv2d.from_conv(nn.Conv2d(6, 16, 3).requires_grad_(False), feature_size=4)
+    assert {name for name, p in layer.named_parameters() if not p.requires_grad} == {"conv.weight", "conv.bias"}
+
+
+@pytest.mark.parametrize(
     "options",
     [{"groups": 2}, {"padding_mode": "reflect", "padding": 1}, {"padding": "same"}],
     ids=["groups", "reflect", "padding-in-words"],

@@ -123,6 +123,13 @@ def test_autocast_runs_forward_and_backward(name: str, mode: str) -> None:
 
 
 @every_mechanism
+def test_autocast_does_not_widen_a_map(name: str) -> None:
+    module = build(name, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(maps(2, 20, 7, 5, dtype=torch.bfloat16)).dtype is torch.bfloat16
+
+
+@every_mechanism
 def test_a_copy_computes_the_same_and_is_its_own(name: str) -> None:
     module, x = build(name, 20), maps(2, 20, 5, 4)
     before = module(x)

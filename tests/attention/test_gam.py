@@ -7,14 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from attention.builders import build, maps, randomise
+from attention.builders import build, maps, randomise, sigmoid
 from saccade.attention._norm import BatchNorm2d
 from saccade.attention.gam import GlobalAttention
 from saccade.errors import UsageError
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
 
 
 def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:

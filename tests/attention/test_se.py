@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from attention.builders import build, maps
+from attention.builders import build, maps, sigmoid
 from saccade.attention.se import SqueezeExcitation
 from saccade.errors import UsageError
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
 
 
 @pytest.mark.parametrize("bias", [True, False])

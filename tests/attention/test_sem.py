@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from attention.builders import build, maps
+from attention.builders import build, maps, sigmoid
 from saccade.attention.sem import SwitchableExcitation, eca_kernel_size
 from saccade.errors import UsageError
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
 
 
 def slide(sequence: np.ndarray, kernel: np.ndarray) -> np.ndarray:

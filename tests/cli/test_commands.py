@@ -17,12 +17,15 @@ def run(words: str, monkeypatch, capsys) -> str:
 
 def test_list_names_every_mechanism(monkeypatch, capsys):
     lines = run("list", monkeypatch, capsys).splitlines()
-    assert {line.split()[0] for line in lines[1:]} == {"se", "sem", "gam", "aaconv"}
+    assert {line.split()[0] for line in lines[1:]} == set(saccade.list_attention())
 
 
 def test_list_keeps_to_what_was_asked(monkeypatch, capsys):
     lines = run("list --attends channel", monkeypatch, capsys).splitlines()
-    assert {line.split()[0] for line in lines[1:]} == {"se", "sem"}
+    named = {line.split()[0] for line in lines[1:]}
+    assert named == set(saccade.list_attention(attends="channel"))
+    assert "se" in named
+    assert "gam" not in named
 
 
 def test_describe_prints_the_card(monkeypatch, capsys):

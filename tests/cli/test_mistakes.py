@@ -27,6 +27,7 @@ from saccade.cli import main
         ("compare --at *.bn1 --attention none,aaconv --out {tmp}/new", "'layer1.0.bn1' is a BatchNorm2d"),
         ("compare --jobs 0 --out {tmp}/new", "`jobs` (=0) must be an integer of at least 1"),
         ("compare --margin 0 --out {tmp}/new", "`margin` (=0.0) must be a number from"),
+        ("compare --seeds , --out {tmp}/new", "`seeds` (=[]) must be a count of at least 1"),
         ("compare --start later --out {tmp}/new", "`start` (='later') must be one of 'paper', 'identity'"),
     ],
 )

@@ -123,6 +123,17 @@ def test_a_folder_of_another_comparison_is_refused(finished, changes, named):
         compare(**(SMALL | changes), out=finished.folder)
 
 
+def test_a_finished_comparison_is_told_again_without_training(finished, tmp_path):
+    out = tmp_path / "a copy, ü"
+    shutil.copytree(finished.folder, out)
+    settings, events = [], []
+    again = compare(**SMALL, jobs=1, out=out, on_setting=settings.append, on_event=events.append)
+    assert events == []
+    assert len(settings[0].done) == 8
+    assert settings[0].command.endswith(f"--out '{out}' --jobs 1")
+    assert scores(again) == scores(finished)
+
+
 def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("do not overwrite me")
     with pytest.raises(UsageError, match=r"exists and holds no comparison"):

@@ -61,6 +61,12 @@ def test_seeds_are_a_count_or_a_list(seeds, listed):
         ({"seeds": 0}, "`seeds` .=0. must be a count of at least 1"),
         ({"seeds": [1, 1]}, "different integers from 0"),
         ({"seeds": [-1]}, "different integers from 0"),
+        ({"seeds": [0, 1.5]}, "different integers from 0"),
+        ({"seeds": "3"}, "`seeds` .='3'. must be a count of at least 1"),
+        ({"seeds": 2.5}, "`seeds` .=2.5. must be a count of at least 1"),
+        ({"attention": "se,gam(reduction=8, reduction=4)"}, "must be names, or names with options"),
+        ({"at": [3]}, "`at` .=3.: Input should be a valid string"),
+        ({"lr": float("inf")}, "`lr` .=inf.: Input should be a finite number"),
         ({"margin": 0}, "`margin` .=0. must be a number"),
         ({"margin": float("nan")}, "`margin` .=nan. must be a number"),
         ({"start": "zero"}, "`start` .='zero'. must be one of 'paper', 'identity'"),
@@ -94,6 +100,10 @@ def test_the_printed_command_asks_for_the_same(changes):
     counts = {name: int(given.pop(name)) for name in ("epochs", "batch_size", "image_size")}
     assert words[:2] == ["saccade", "compare"]
     assert ask(**(given | numbers | counts | {"seeds": seeds})) == request
+
+
+def test_spaces_between_places_are_not_part_of_them():
+    assert ask(at="layer1.0.bn2, layer2.0.bn2") == ask(at=["layer1.0.bn2", "layer2.0.bn2"])
 
 
 def test_a_request_survives_its_file():

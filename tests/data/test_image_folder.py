@@ -98,6 +98,12 @@ def test_no_folder(tmp_path):
         load(tmp_path / "nowhere")
 
 
+def test_a_tilde_is_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_folder(tmp_path / "photos")
+    assert len(load_data("imagefolder:~/photos", 8).val) == 20
+
+
 def test_no_train(tmp_path):
     with pytest.raises(DataError, match=r"has no folder train; put images at"):
         load(tmp_path)
@@ -166,4 +172,9 @@ def test_other_files_are_not_images(tmp_path):
     root = make_folder(tmp_path)
     (root / "train" / "red" / "Thumbs.db").write_bytes(b"\x00")
     (root / "train" / ".cache").mkdir()
+    (root / "train" / "red" / "._1.png").write_bytes(b"what an archive of another system leaves")
+    (root / "train" / "red" / "folder.png").mkdir()
+    copies = root / "train" / "red" / ".ipynb_checkpoints"
+    copies.mkdir()
+    (copies / "1.png").write_bytes((root / "train" / "red" / "1.png").read_bytes())
     assert torch.equal(load(root).train.labels.bincount(), torch.tensor([8, 8]))

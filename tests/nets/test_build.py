@@ -31,6 +31,9 @@ def test_without_options_it_has_the_defaults():
         ("saccade:cifar_resnet(width=3)", r"has no option 'width' \(did you mean 'widths'\?\)"),
         ("saccade:cifar_resnet(depth=10)", r"`depth` \(=10\) must be 6n \+ 2 with basic blocks; depth=8 is nearest"),
         ("saccade:cifar_resnet(widths=(1, 2))", "must be three integers"),
+        ("saccade:cifar_resnet(widths=16)", "must be three integers"),
+        ("saccade:cifar_resnet(num_classes=10)", "must not give num_classes: they follow from the images"),
+        ("saccade:cifar_resnet(in_channels=3)", "must not give in_channels: they follow from the images"),
     ],
 )
 def test_mistakes_are_named(name, message):

@@ -92,8 +92,8 @@ def mismatches(reference: Reference, module: nn.Module, names: Mapping[str, str]
         out = module(leaf)
         compare(f"output_{mode}", out)
         suffix = "_eval" if mode == "eval" else ""
-        if f"grad_input{suffix}" not in unread:
-            continue  # The file gives gradients in eval mode only where they are other ones.
+        if mode == "eval" and "grad_input_eval" not in unread:
+            continue  # The file gives gradients in eval mode only where they are other ones; in train mode it must.
         out.backward(cotangent)
         compare(f"grad_input{suffix}", leaf.grad)
         parameters = dict(module.named_parameters())

@@ -131,6 +131,55 @@ def test_a_convolution_that_attention_cannot_follow_is_an_error() -> None:
     assert sites(saccade.augment(grouped(), "aaconv", at="0")) == [("0", "replace", "aaconv")]
 
 
+class SamePadding(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (1, 1, 1, 1)))
+
+
+@pytest.mark.parametrize("start", ["paper", "identity"])
+def test_a_convolution_that_computes_in_its_own_way_is_an_error(start: str) -> None:
+    message = r"'aaconv' takes the place of a plain convolution, and '0' \(a \w+\) has its own way to compute"
+    normed = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 3))
+    for conv in (SamePadding(3, 8, 3), normed):
+        host = saccade.augment(nn.Sequential(conv), "se", at="0", example_input=images())
+        for model in (nn.Sequential(conv), host):
+            with pytest.raises(UsageError, match=message):
+                saccade.augment(model, "aaconv", at="0", start=start, example_input=images())
+
+
+def test_a_blended_convolution_may_carry_a_gate_already() -> None:
+    host = saccade.augment(cifar(), "se", at="layer3.0.conv1", start="paper", example_input=images())
+    model = saccade.augment(host, "aaconv", at="layer3.0.conv1", example_input=images())
+    assert torch.equal(model(images()), host(images()))
+    assert [name for _, _, name in sites(model)] == ["se", "aaconv"]
+
+
+class OwnCopies(nn.BatchNorm2d):
+    def __reduce__(self) -> tuple:
+        return OwnCopies, (self.num_features,)
+
+
+def test_a_module_that_copies_itself_its_own_way_is_refused() -> None:
+    host = nn.Sequential(nn.Conv2d(3, 8, 1), OwnCopies(8))
+    with pytest.raises(
+        UsageError, match=r"'1' is copied in a way of its own \(OwnCopies.__reduce__\), which would lose"
+    ):
+        saccade.augment(host, "se", at="1", example_input=images())
+
+
+def test_a_host_wrapped_for_distributed_training_is_refused() -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        host = nn.parallel.DistributedDataParallel(cifar())
+        with pytest.raises(
+            UsageError, match=r"wrapped in DistributedDataParallel.*augment the module inside, then wrap"
+        ):
+            saccade.augment(host, "se", at="*.bn2", example_input=images(), inplace=True)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert len(saccade.plan_of(saccade.augment(nn.DataParallel(cifar()), "se", at="*.bn2"))) == 3
+
+
 def test_a_module_with_a_forward_of_its_own_is_refused() -> None:
     host = cifar()
     bn = host.get_submodule("bn1")
@@ -147,22 +196,22 @@ def test_a_module_with_an_attribute_of_our_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "at", "options"),
+    ("attention", "at", "options", "message"),
     [
-        ("se", ["layer1.0.bn2", "layer2.0.bn2"], {}),
-        ("aaconv", ["layer1.0.conv1", "layer1.0.bn1"], {}),
-        ("aaconv", ["layer1.0.conv1", "layer3.0.conv1"], {"dk": 8, "dv": 16}),
-        ("gam", ["bn1", "fc"], {}),
+        ("se", ["layer1.0.bn2", "layer2.0.bn2"], {}, "'layer2.0.bn2' carries 'se' already"),
+        ("aaconv", ["layer1.0.conv1", "layer1.0.bn1"], {}, "'layer1.0.bn1' is a BatchNorm2d"),
+        ("aaconv", ["layer3.0.conv1", "layer1.0.conv1"], {"dk": 8, "dv": 16}, r"`dv` \(=16\) must be at most"),
+        ("gam", ["bn1", "fc"], {}, "'fc' does not give a map"),
     ],
     ids=["carried-already", "not-a-convolution", "too-wide", "not-a-map"],
 )
 @pytest.mark.parametrize("start", ["paper", "identity"])
 def test_an_error_at_one_site_leaves_the_others_as_they_were(
-    attention: str, at: list[str], options: dict, start: str
+    attention: str, at: list[str], options: dict, message: str, start: str
 ) -> None:
     host = saccade.augment(cifar(), "se", at="layer2.0.bn2")
     text, keys, before = str(host), list(host.state_dict()), host(images())
-    with pytest.raises(UsageError, match=r"carries 'se' already|is a BatchNorm2d|`dv` \(=16\)|does not give a map"):
+    with pytest.raises(UsageError, match=message):
         saccade.augment(host, attention, at=at, options=options, start=start, inplace=True)
     assert str(host) == text
     assert list(host.state_dict()) == keys
@@ -190,6 +239,8 @@ def test_tables_have_the_size_of_the_map_at_the_site() -> None:
         for conv in (model.get_submodule(f"layer{n}.0.conv1") for n in (1, 2, 3))
     ]
     assert lengths == [(79, 63), (39, 31), (19, 15)]
+    with pytest.raises(UsageError, match=r"`downsample` \(=0\) must be an integer of at least 1"):
+        saccade.augment(cifar(), "aaconv", at="layer3.0.conv1", options={"downsample": 0})
     given = saccade.augment(cifar(), "aaconv", at="layer3.0.conv1", options={"feature_size": 7, "downsample": 2})
     halved = saccade.augment(cifar(), "aaconv", at="layer3.0.conv1", options={"downsample": 3})
     for model, rows in ((given, 13), (halved, 5)):

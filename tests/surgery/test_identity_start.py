@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 import saccade
 from attention.builders import maps
@@ -65,7 +67,7 @@ def test_the_first_step_is_alphas_alone(attention: str) -> None:
     assert moved == {"alpha"}
 
 
-@pytest.mark.parametrize("attention", ["se", "sem", "gam"])
+@pytest.mark.parametrize("attention", saccade.list_attention(kind="gate"))
 def test_alpha_one_is_the_papers_form(attention: str) -> None:
     host = cifar()
     paper, blended = augmented(host, attention, "paper"), augmented(host, attention, "identity")
@@ -76,6 +78,7 @@ def test_alpha_one_is_the_papers_form(attention: str) -> None:
         torch.testing.assert_close(blended(images()), paper(images()))
     else:
         assert torch.equal(blended(images()), paper(images()))
+    assert not torch.allclose(paper(images()), host(images()), atol=1e-3)
 
 
 def test_alpha_one_is_the_papers_convolution() -> None:
@@ -132,3 +135,11 @@ def test_follows_the_mode_of_the_host(attention: str, start: str, training: bool
     new = augmented(cifar().train(training), attention, start)
     assert {module.training for module in new.modules()} == {training}
     assert {module.training for module in saccade.strip(new).modules()} == {training}
+
+
+def test_follows_the_buffers_of_a_module_without_parameters() -> None:
+    host = nn.Sequential(nn.Conv2d(3, 8, 1), FrozenBatchNorm2d(8).double())
+    host[0].register_forward_hook(lambda _module, _args, out: out.double())
+    model = saccade.augment(host, "se", at="1", example_input=images())
+    assert {p.dtype for p in model[1].saccade.parameters()} == {torch.float64}
+    assert torch.equal(model(images()), host(images()))

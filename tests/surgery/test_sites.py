@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +85,11 @@ def test_a_pattern_that_matches_nothing_names_the_nearest_and_what_there_is() ->
         saccade.augment(cifar(), "se", at=["*.bn2", "zzzzzz"])
     with pytest.raises(UsageError, match=r"`at` \(=\[\]\) must name at least one module"):
         saccade.augment(cifar(), "se", at=[])
+    for at in (None, 3, [3]):
+        with pytest.raises(
+            UsageError, match=r"`at` \(=.*\) must be a module's path, a glob such as '\*.bn2', or a list"
+        ):
+            saccade.augment(cifar(), "se", at=at)
 
 
 def test_a_container_stands_for_its_last_member() -> None:
@@ -173,3 +179,131 @@ def test_an_example_that_does_not_fit_leaves_it_as_it_was() -> None:
     assert all(module.training for module in host.modules())
     assert not any(module._forward_hooks for module in host.modules())
     assert len(saccade.plan_of(host)) == 0
+
+
+class Assertive(nn.Module):
+    """A host that takes one size and says so by an assertion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != 32:
+            raise AssertionError("32 pixels")
+        return self.conv(x)
+
+
+def test_whatever_a_host_raises_on_an_example_is_told_as_one_that_does_not_fit() -> None:
+    with pytest.raises(UsageError, match=r"Assertive cannot be run .* \(1, 3, 8, 8\): AssertionError: 32 pixels; give"):
+        resolve_sites(Assertive(), ["conv"], torch.zeros(1, 3, 8, 8))
+    with pytest.raises(UsageError, match=r"CifarResNet cannot be run on an example of type dict: TypeError"):
+        resolve_sites(cifar(), ["conv1"], {"image": images()})
+
+
+class Collated(nn.Module):
+    """A host whose one argument holds images in a structure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.conv(batch["images"][0] if isinstance(batch, dict) else torch.stack(list(batch)))
+
+
+@pytest.mark.parametrize("example", [{"images": [images()], "id": 3}, [images()[0]], (images()[0],)], ids=str)
+def test_an_example_may_be_a_structure(example: Any) -> None:
+    (site,) = resolve_sites(Collated(), ["conv"], example)
+    assert site.out_shape[1:] == (8, 38, 30)
+
+
+class Shared(nn.Module):
+    """One convolution under two paths, run at two sizes; its weight is also another layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3, padding=1)
+        self.stage = nn.Sequential(nn.MaxPool2d(2), self.first)
+        self.tied = nn.Conv2d(3, 3, 3, padding=1)
+        self.tied.weight = self.first.weight
+        self.relu = nn.ReLU()
+        self.head = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.head(self.relu(self.tied(self.stage(self.first(x))))))
+
+
+@pytest.mark.parametrize("at", ["first", "stage", "stage.1", ["first", "stage.1"], "*.1"], ids=str)
+@pytest.mark.parametrize("start", ["paper", "identity"])
+@pytest.mark.parametrize("attention", ["se", "aaconv"])
+def test_a_module_under_two_paths_is_one_site_and_is_edited_under_both(attention: str, start: str, at: Any) -> None:
+    host, x = Shared().eval(), images()
+    model = saccade.augment(host, attention, at=at, start=start, example_input=x)
+    assert [edit.site for edit in saccade.plan_of(model).edits] == ["first"]
+    assert model.first is model.stage[1]
+    assert torch.equal(model(x), host(x)) is (start == "identity")
+    stripped = saccade.strip(model)
+    assert stripped.first is stripped.stage[1]
+    assert list(stripped.state_dict()) == list(host.state_dict())
+    assert torch.equal(stripped(x), host(x))
+    if attention == "aaconv":
+        tables = {len(p) for name, p in model.named_parameters() if name.endswith("rel_h")}
+        assert tables == {2 * 40 - 1}, "the tables have the size of the larger of the two maps"
+
+
+def test_looking_at_a_host_with_shared_modules_leaves_its_weights() -> None:
+    host = Shared()
+    weights = host.first.weight, host.tied.weight, host.first.bias, host.head.weight
+    resolve_sites(host, ["head"], images())
+    after = host.first.weight, host.tied.weight, host.first.bias, host.head.weight
+    assert all(new is old for new, old in zip(after, weights, strict=True))
+    assert {p.device.type for p in host.parameters()} == {"cpu"}
+
+
+def test_a_module_called_on_maps_of_several_widths_is_an_error() -> None:
+    with pytest.raises(
+        UsageError, match=r"'relu' is called 2 times and gives maps of 3 and 8 channels; an edit serves"
+    ):
+        saccade.augment(Shared(), "se", at="relu", example_input=images())
+
+
+class OfOurName(nn.Module):
+    """A host with modules of its own under the name that edits have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saccade = nn.ModuleDict({"conv": nn.Conv2d(3, 8, 1)})
+        self.bn = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.saccade["conv"](x))
+
+
+def test_a_hosts_own_modules_of_our_name_are_its_own() -> None:
+    host = OfOurName().eval()
+    assert len(saccade.plan_of(host)) == 0
+    model = saccade.augment(host, "se", at=["saccade.conv", "bn"], start="paper", example_input=images())
+    assert [edit.site for edit in saccade.plan_of(model).edits] == ["saccade.conv", "bn"]
+    stripped = saccade.strip(model)
+    assert list(stripped.state_dict()) == list(host.state_dict())
+    assert torch.equal(stripped(images()), host(images()))
+
+
+class Prior(nn.Module):
+    def forward(self) -> Tensor:
+        return torch.ones(1, 8, 1, 1)
+
+
+class WithPrior(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.prior = nn.Conv2d(3, 8, 1), Prior()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.prior()
+
+
+def test_a_module_without_input_is_a_site() -> None:
+    host = WithPrior()
+    assert torch.equal(saccade.augment(host, "se", at="prior", example_input=images())(images()), host(images()))

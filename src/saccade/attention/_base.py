@@ -23,4 +23,5 @@ class Gate(Mechanism):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(x)
+        # Under autocast a gate can be of a wider type than x; it must not widen the map.
+        return x * self.gate(x).to(x.dtype)

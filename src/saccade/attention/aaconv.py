@@ -46,6 +46,15 @@ PAPER = Paper(
             "listing for strides."
         ),
         "On a map of another size the tables are interpolated linearly over offsets.",
+        (
+            "The minimum of 20 dimensions per head for keys, which the paper states for CIFAR-100, is the default "
+            "everywhere: its ImageNet ResNets have their number of parameters only with it. d_v is at least 1 per head."
+        ),
+        (
+            "downsample: pixels outside the map do not count in the averages; factors other than 2 and fewer heads for "
+            "keys and values (kv_heads) are not the paper's."
+        ),
+        "Convolutions start as PyTorch's do; the listing leaves them to its own framework.",
     ),
     limits=("Cost and memory grow with the square of H * W: the paper augments from the deepest stage outwards.",),
 )
@@ -57,7 +66,7 @@ def attention_depths(
     """(heads, d_k, d_v) of an augmented convolution with F_out output channels, by the paper's ratios.
 
     d_k is kappa F_out and d_v upsilon F_out, rounded down to multiples of the heads; every head's keys have at least
-    ``min_key_dim`` dimensions. Small F_out lowers heads and the minimum, see the Card.
+    ``min_key_dim`` dimensions, its values at least one. Small F_out lowers heads and the minimum, see the Card.
     """
     heads = max((h for h in range(1, heads + 1) if heads % h == 0 and 4 * h <= out_channels), default=1)
     if out_channels < 128:
@@ -147,15 +156,18 @@ class AAConv2d(Mechanism):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as ``torch.nn.Conv2d``;
             ``padding=None`` keeps the size at stride 1. ``bias`` holds for the attention's 1 x 1 convolutions too.
-        heads: N_h, 8.
-        kappa, upsilon: d_k / F_out and d_v / F_out, 0.2 and 0.1 as in most of the paper's networks.
-        min_key_dim: the least depth of a head's keys, 20.
+        heads: N_h, 8. Unless both ``dk`` and ``dv`` are given, lowered for few channels to the largest divisor not
+            above ``out_channels / 4``.
+        kappa, upsilon: d_k / F_out and d_v / F_out, 0.2 and 0.1 as in most of the paper's networks; the depths are
+            rounded down to multiples of the heads, ``dv`` to no less than one per head.
+        min_key_dim: the least depth of a head's keys, 20; below 128 output channels at most ``out_channels / heads``.
         dk, dv: total depths, instead of those from kappa and upsilon; multiples of ``heads``, ``dv <= out_channels``.
         kv_heads: fewer heads for keys and values (grouped queries); a divisor of ``heads``.
         relative: learned embeddings of vertical and horizontal offsets, shared by all heads.
         feature_size: the map (H or (H, W)) on which attention works, after stride and ``downsample``: it sets the size
             of the relative tables. Another size at run time reads them by interpolation.
-        downsample: attend on a map this many times smaller (average pooling, bilinear upsampling), for large maps.
+        downsample: n > 1 attends on a map n times smaller, for large maps: average pooling of the input with stride n
+            over 2 (n // 2) + 1 pixels each way (3 x 3 for the paper's n = 2), bilinear upsampling of the result.
         backend: of :func:`saccade.ops.relative_attention_2d`.
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H', W') with the convolution's H', W'.
@@ -243,8 +255,11 @@ class AAConv2d(Mechanism):
     def from_conv(cls, conv: nn.Conv2d, **options: Any) -> Self:
         """The augmented form of a convolution: its geometry, and its first ``out_channels - dv`` filters to start from.
 
+        Filters that are frozen stay so; the attention learns.
+
         Raises:
-            UsageError: a convolution with groups, with padding other than zeros, or with padding given in words.
+            UsageError: a convolution with groups, with padding other than zeros, or with padding given in words; an
+                option that the convolution settles.
         """
         if conv.groups != 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise UsageError(
@@ -257,14 +272,21 @@ class AAConv2d(Mechanism):
             "dilation": conv.dilation,
             "bias": conv.bias is not None,
         }
-        augmented = cls(conv.in_channels, conv.out_channels, **(geometry | options))
+        if settled := [name for name in (*geometry, "groups") if name in options]:
+            raise UsageError(
+                f"`{settled[0]}` (={options[settled[0]]!r}) is that of the convolution whose place aaconv takes; "
+                "leave it out"
+            )
+        augmented = cls(conv.in_channels, conv.out_channels, **geometry, **options)
         augmented.to(device=conv.weight.device, dtype=conv.weight.dtype)
         if augmented.conv is not None:
             with torch.no_grad():
                 filters = augmented.conv.out_channels
                 augmented.conv.weight.copy_(conv.weight[:filters])
+                augmented.conv.weight.requires_grad_(conv.weight.requires_grad)
                 if conv.bias is not None and augmented.conv.bias is not None:
                     augmented.conv.bias.copy_(conv.bias[:filters])
+                    augmented.conv.bias.requires_grad_(conv.bias.requires_grad)
         return augmented
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ PAPER = Paper(
             "The default is the published code of the method's article, which has no sigmoid on the channel branch; "
             'channel_gate="sigmoid" gives the form of the paper\'s figure.'
         ),
-        "R = max(1, C // reduction); the code has no minimum.",
+        "R = max(1, C // reduction); the code has no minimum. Its reduction is 4; the paper refers to BAM's ratio.",
+        "The paper's variant with grouped 7 x 7 convolutions and a channel shuffle is not offered.",
         "Where a channel has a single value in train mode (batch 1 on a 1 x 1 map), BatchNorm uses running statistics.",
     ),
     limits=(
@@ -98,5 +99,6 @@ class GlobalAttention(Gate):
         return channel * self.spatial(x * channel)
 
     def forward(self, x: Tensor) -> Tensor:
+        # The paper's order: one product fewer than x * gate(x), and the same but for rounding.
         x = x * self.channel_map(x)
         return x * self.spatial(x)

@@ -32,7 +32,10 @@ PAPER = Paper(
         "y = v * x",
     ),
     deviations=(
-        "As the authors' code; only the article's prose differs (it maps the weights from N to C, the code C to N).",
+        (
+            "As the authors' code. Of the decision, a description of the method in prose has a layer from N to C; the "
+            "code's is from C to N."
+        ),
         "R = max(1, C // reduction); the code rounds C / 16 without a minimum.",
     ),
 )

@@ -137,4 +137,4 @@ def _seeds(text: str) -> int | list[int]:
         raise typer.BadParameter(
             f"{text!r} is neither a count nor numbers separated by commas", param_hint="--seeds"
         ) from None
-    return numbers if "," in text else numbers[0]
+    return numbers if "," in text or not numbers else numbers[0]

@@ -32,7 +32,7 @@ class PlainProgress:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.saved = "nothing was trained yet"
+        self.saved = "no trial was begun. Run the same command to go on"
         self.total = 0
         self.scores: dict[tuple[str, int], float] = {}
         self.failures: dict[tuple[str, int], str] = {}
@@ -60,6 +60,7 @@ class PlainProgress:
         waiting = [(v.name, s) for v in asked.variants for s in asked.seeds if (v.name, s) not in setting.done]
         self._to_spend = sum(self._cost[name] for name, _ in waiting)
         self._began = time.monotonic()
+        self._note_saved()
         for note in setting.notes:
             self._say(f"note: {note}")
         done = f", {len(self.scores)} of them done before" if self.scores else ""
@@ -76,8 +77,11 @@ class PlainProgress:
         elif event.kind == "failed":
             self.failures[trial] = event.detail["reason"]
             self._spent += self._cost[event.variant]
-        self.saved = f"{len(self.scores)} of {self.total} trials are saved. To go on: {self._command}"
+        self._note_saved()
         self._show(event)
+
+    def _note_saved(self) -> None:
+        self.saved = f"{len(self.scores)} of {self.total} trials are saved. To go on: {self._command}"
 
     def _show(self, event: Event) -> None:
         ended = len(self.scores) + len(self.failures)

@@ -58,7 +58,7 @@ def _row(variant: VariantResult) -> list[str]:
     )
     verdict = variant.verdict or "(baseline)"
     if variant.seeds_to_decide is not None:
-        verdict += f" (about {variant.seeds_to_decide} would decide)"
+        verdict += f" (about {variant.seeds_to_decide} seeds would decide)"
     return [
         variant.name,
         "" if variant.mean is None else f"{100 * variant.mean:.2f}",

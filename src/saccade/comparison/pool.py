@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -43,10 +44,10 @@ def run_trials(tasks: Sequence[tuple[str, int]], out: Path, data_file: Path, job
     workers = [_Worker(out, data_file) for _ in range(min(jobs, len(tasks)))]
     for task in tasks:
         waiting.put(task)
-    for worker in workers:
-        waiting.put(None)
-        worker.start(waiting, events)
     try:
+        for worker in workers:
+            waiting.put(None)
+            worker.start(waiting, events)
         ended = 0
         while ended < len(workers):
             event = events.get()
@@ -81,7 +82,8 @@ class _Worker:
         self.ending.set()
         if (process := self.process) is not None:
             process.kill()
-        self.thread.join()
+        if self.thread.is_alive():  # an interruption may come before it was started
+            self.thread.join()
         self._close()
         self.log.close()
 
@@ -116,7 +118,8 @@ class _Worker:
     def _process(self) -> subprocess.Popen[str]:
         if self.process is None:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "saccade.comparison.worker", str(self.out), str(self.data_file)],
+                # -P: a file in the user's folder, a random.py say, must not be imported in a library's place.
+                [sys.executable, "-P", "-m", "saccade.comparison.worker", str(self.out), str(self.data_file)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.log,
@@ -133,6 +136,9 @@ class _Worker:
         status = self._close()
         self.log.seek(0)
         last = (self.log.read().strip().splitlines() or [""])[-1]
+        # The next process writes to the same file, and must not be blamed for what this one wrote.
+        self.log.seek(0)
+        self.log.truncate()
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         hint = " (out of memory?)" if status == -signal.SIGKILL else ""
         return Event("failed", variant, seed, {"reason": f"its process {how}{hint}{': ' + last if last else ''}"})
@@ -142,6 +148,7 @@ class _Worker:
         process, self.process = self.process, None
         if process is None:
             return 0
-        with process:  # closes its pipes and waits
+        # Closing flushes what a process that was already dead never read.
+        with suppress(BrokenPipeError), process:  # closes its pipes and waits
             pass
         return process.returncode

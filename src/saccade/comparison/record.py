@@ -35,7 +35,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_: Literal["saccade.comparison/1"] = Field("saccade.comparison/1", alias="schema")
+    schema_: Literal["saccade.comparison/1"] = Field(alias="schema")
     asked: Request
     data_digest: str
     environment: dict[str, str]
@@ -64,8 +64,11 @@ def usable_cores() -> int:
 
 def write_record(record: Record, out: Path) -> None:
     """Make the folder of a comparison."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / FILE, record.model_dump_json(indent=2, by_alias=True) + "\n")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(out / FILE, record.model_dump_json(indent=2, by_alias=True) + "\n")
+    except OSError as error:
+        raise UsageError(f"`out` (={str(out)!r}) cannot be written: {error}; name another folder with --out") from None
 
 
 def read_record(out: Path) -> Record:
@@ -90,7 +93,8 @@ def find_record(out: Path, asked: Request) -> Record | None:
     if not (out / FILE).is_file():
         raise UsageError(f"`out` (={str(out)!r}) exists and holds no comparison; name a new folder with --out")
     record = read_record(out)
-    was, now = record.asked.model_dump(), asked.model_dump()
+    # As they are in the file: an option that was given as a tuple has become a list there.
+    was, now = record.asked.model_dump(mode="json"), asked.model_dump(mode="json")
     if was != now:
         changed = ", ".join(name for name in now if was[name] != now[name])
         raise UsageError(

@@ -107,13 +107,13 @@ def make_request(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"`{first['loc'][-1]}` (={first['input']!r}): {first['msg']}") from None
+        raise UsageError(f"`{first['loc'][0]}` (={first['input']!r}): {first['msg']}") from None
 
 
 def _variant(spec: Spec, at: str | Sequence[str] | None, start: str) -> Variant:
     if spec.name == BASELINE and spec.options:
         raise UsageError(f"`attention` (={str(spec)!r}): the baseline {BASELINE!r} has no options")
-    places = at.split(",") if isinstance(at, str) else at
+    places = [place.strip() for place in at.split(",")] if isinstance(at, str) else at
     return Variant(
         name=str(spec),
         attention=None if spec.name == BASELINE else spec.name,
@@ -124,7 +124,11 @@ def _variant(spec: Spec, at: str | Sequence[str] | None, start: str) -> Variant:
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not listed or len(set(listed)) < len(listed) or min(listed) < 0:
+    listed = range(seeds) if isinstance(seeds, int) else seeds
+    if (
+        not isinstance(listed, Sequence)
+        or not all(isinstance(seed, int) and seed >= 0 for seed in listed)
+        or not 0 < len(set(listed)) == len(listed)
+    ):
         raise UsageError(f"`seeds` (={seeds!r}) must be a count of at least 1, or different integers from 0")
-    return listed
+    return list(listed)

@@ -62,8 +62,8 @@ def compare(
     margin: float = 0.5,
     jobs: int | None = None,
     out: str | Path = "saccade-compare",
-    on_setting: Callable[[Setting], None] = lambda setting: None,
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_setting: Callable[[Setting], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Comparison:
     """Train every variant with every seed and tell which attention helped.
 
@@ -107,6 +107,7 @@ def compare(
         weight_decay=weight_decay,
     )
     folder, notes = Path(out), []
+    again = "" if jobs is None else f" --jobs {jobs}"
     jobs = _jobs(jobs, notes)
     record = find_record(folder, request)
     images = load_data(data, image_size)
@@ -114,7 +115,8 @@ def compare(
     record = _begin(folder, request, images) if record is None else _continue(record, folder, images, notes)
     tasks = [(variant.name, seed) for seed in request.seeds for variant in reversed(request.variants)]
     done = {task: score for task in tasks if (score := read_result(folder, *task)) is not None}
-    on_setting(Setting(record, command_of(record, folder), done, jobs, notes))
+    if on_setting is not None:
+        on_setting(Setting(record, command_of(record, folder) + again, done, jobs, notes))
     failed = _run([task for task in tasks if task not in done], folder, images, jobs, on_event)
     results = summarise(record, images, folder, failed, notes)
     write_results(results, folder)
@@ -161,7 +163,7 @@ def _continue(record: Record, folder: Path, images: ImageData, notes: list[str])
 
 
 def _run(
-    tasks: list[tuple[str, int]], folder: Path, images: ImageData, jobs: int, on_event: Callable[[Event], None]
+    tasks: list[tuple[str, int]], folder: Path, images: ImageData, jobs: int, on_event: Callable[[Event], None] | None
 ) -> list[FailedTrial]:
     failed: list[FailedTrial] = []
     if not tasks:
@@ -172,5 +174,6 @@ def _run(
         for event in run_trials(tasks, folder, data_file, jobs):
             if event.kind == "failed":
                 failed.append(FailedTrial(name=event.variant, seed=event.seed, reason=event.detail["reason"]))
-            on_event(event)
+            if on_event is not None:
+                on_event(event)
     return failed

@@ -17,7 +17,7 @@ from saccade._seeds import derive_seed
 from saccade.attention.catalog import mechanism
 from saccade.comparison.request import Request, Variant
 from saccade.data import ImageData
-from saccade.errors import UsageError
+from saccade.errors import DataError, UsageError
 from saccade.nets import build_model
 from saccade.report.results import write_atomic
 from saccade.training import accuracy
@@ -102,7 +102,15 @@ def load_trial(request: Request, variant: Variant, seed: int, data: ImageData, o
 def read_result(out: Path, variant: str, seed: int) -> float | None:
     """The score of a trial, or None where it is not finished."""
     path = trial_folder(out, variant, seed) / RESULT
-    return json.loads(path.read_text(encoding="utf-8"))["score"] if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        result = json.loads(path.read_bytes())
+    except ValueError:
+        result = None
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+        raise DataError(f"{path} is not a result of schema {SCHEMA!r}; remove it, and its trial is run again")
+    return result["score"]
 
 
 def read_metrics(out: Path, variant: str, seed: int) -> list[dict[str, Any]]:

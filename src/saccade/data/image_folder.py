@@ -24,14 +24,14 @@ def load_image_folder(path: Path | str, image_size: int) -> ImageData:
     """Read a folder of images into memory, as RGB of ``image_size`` x ``image_size``.
 
     The shorter side is resized to ``image_size`` and the middle square is kept. Where there is no ``test`` folder, a
-    fixed fifth of every class of ``train`` is taken for it, and a note says so.
+    fixed fifth of every class of ``train``, one image at least, is taken for it, and a note says so.
 
     Raises:
         DataError: a folder or class that is missing or empty, a single class, an image that cannot be read. The message
             names the folder or file.
     """
     check_int("image_size", image_size, at_least=8)
-    root = Path(path)
+    root = Path(path).expanduser()  # no shell does it behind imagefolder:
     classes = _classes(root / "train")
     found = {name: _list_images(root / name, classes) for name in ("train", "val")}
     notes = []
@@ -40,8 +40,8 @@ def load_image_folder(path: Path | str, image_size: int) -> ImageData:
     else:
         found["train"], found["test"] = _take_test(found["train"], root / "train")
         notes.append(
-            f"{root} has no test folder: {len(found['test'])} of its training images, a fixed fifth of every class, "
-            "are kept for the test and not trained on"
+            f"{root} has no test folder: {len(found['test'])} of its training images, a fixed fifth of every class "
+            "(one at least), are kept for the test and not trained on"
         )
     images = _read_all((file for files in found.values() for file, _ in files), image_size)
     splits = {
@@ -74,11 +74,17 @@ def _list_images(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
         raise DataError(f"{folder} has a class that train has not: {', '.join(map(repr, sorted(unknown)))}")
     images: list[tuple[Path, int]] = []
     for label, name in enumerate(classes):
-        files = sorted(file for file in (folder / name).rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = sorted(file for file in (folder / name).rglob("*") if _is_image(file, folder))
         if not files:
             raise DataError(f"class {name!r} is empty: there is no image in {folder / name}")
         images += [(file, label) for file in files]
     return images
+
+
+def _is_image(file: Path, folder: Path) -> bool:
+    """By its name. What is hidden are copies that systems and tools leave (``._1.jpg``, ``.ipynb_checkpoints``)."""
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return file.suffix.lower() in SUFFIXES and not hidden and file.is_file()
 
 
 def _take_test(images: list[tuple[Path, int]], folder: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:

@@ -26,6 +26,8 @@ def build_model(name: str, *, in_channels: int, num_classes: int) -> nn.Module:
     check_choice("model", spec.name, NETS)
     net = NETS[spec.name]
     options = dict(spec.options)
+    if given := {"in_channels", "num_classes"} & options.keys():
+        raise UsageError(f"`model` (={name!r}) must not give {' or '.join(sorted(given))}: they follow from the images")
     depth = {"depth": options.pop("depth")} if "depth" in options else {}
     check_options(spec.name, net, options)
     return net(**depth, **options, in_channels=in_channels, num_classes=num_classes)

@@ -93,7 +93,7 @@ class CifarResNet(nn.Module):
         check_choice("block", block, BLOCKS)
         for name, value in {"stem_stride": stem_stride, "in_channels": in_channels, "num_classes": num_classes}.items():
             check_int(name, value)
-        if len(widths) != 3:
+        if not isinstance(widths, Sequence) or len(widths) != 3:
             raise UsageError(f"`widths` (={widths!r}) must be three integers, one per stage")
         for width in widths:
             check_int("widths", width)

@@ -16,7 +16,7 @@ from saccade.profiling.timing import median_ms
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a network on one input. Times are medians, in milliseconds, for the input's whole batch.
+    """The cost of a network on one batch. Times are medians, in milliseconds; they and ``macs`` are of the whole batch.
 
     ``macs`` are multiply-accumulates of a forward, all of them: convolutions, linear layers, matrix products of
     attention, gates. ``flops`` are twice as many. ``train_step_ms`` is None where it was not asked for.

@@ -15,11 +15,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from saccade.errors import UsageError
 from saccade.surgery.plan import Edit
 
 CHILD = "saccade"
+COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__")
 
 
 class AttachedEdit(nn.Module):
@@ -35,7 +37,10 @@ class AttachedEdit(nn.Module):
 
 
 class GateBlend(AttachedEdit):
-    """Identity start of a gate g: ``y * ((1 - a) + a * g(y))``, exactly y at a = 0, exactly the paper's at a = 1."""
+    """Identity start of a gate g: ``y * ((1 - a) + a * g(y))``, exactly y at a = 0, exactly ``y * g(y)`` at a = 1.
+
+    That is the paper's form, but for rounding where a mechanism multiplies by two maps one after the other.
+    """
 
     def __init__(self, attention: nn.Module, edit: Edit) -> None:
         super().__init__(attention, edit)
@@ -52,7 +57,7 @@ class ConvBlend(AttachedEdit):
     """Identity start of attention in a convolution's place: blended into the last channels of the whole convolution.
 
     ``cat(y[:-d], (1 - a) * y[-d:] + a * attention(x))``, d the attention's channels: exactly the convolution at a = 0,
-    exactly the augmented convolution at a = 1.
+    at a = 1 the augmented convolution, but for the rounding of a convolution with fewer filters.
     """
 
     def __init__(self, attention: nn.Module, edit: Edit) -> None:
@@ -66,14 +71,18 @@ class ConvBlend(AttachedEdit):
         return torch.cat((y[:, :keep], (1 - alpha) * y[:, keep:] + alpha * attended), dim=1)
 
 
+class Edits(nn.ModuleDict):
+    """The edits of one module by mechanism, in the order in which they run. A host's own ModuleDict is never one."""
+
+
 class Edited(nn.Module):
     """Mixed in before the host's class: the host's forward, then the edits in their order."""
 
-    saccade: nn.ModuleDict
+    saccade: Edits
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         y = super().forward(*args, **kwargs)
-        x = args[0] if args else next(iter(kwargs.values()))
+        x = args[0] if args else next(iter(kwargs.values()), None)
         for edit in self.saccade.values():
             y = edit(x, y)
         return y
@@ -104,10 +113,10 @@ def _blank_edited(host: type[nn.Module]) -> nn.Module:
     return cls.__new__(cls)
 
 
-def carried_by(module: nn.Module) -> list[str]:
-    """Names of the mechanisms attached to a module, in the order in which they run."""
+def edits_of(module: nn.Module) -> Edits:
+    """The edits that a module holds, none for most. Whether they run: ``isinstance(module, Edited)``."""
     child = module._modules.get(CHILD)
-    return list(child) if isinstance(module, Edited) and isinstance(child, nn.ModuleDict) else []
+    return child if isinstance(child, Edits) else Edits()
 
 
 def check_place(module: nn.Module, edit: Edit, carried: Sequence[str], *, replaces: bool) -> None:
@@ -127,21 +136,29 @@ def check_place(module: nn.Module, edit: Edit, carried: Sequence[str], *, replac
         )
     if hasattr(module, CHILD):
         raise UsageError(f"{edit.site!r} already has an attribute named {CHILD!r}, where edits live")
+    cls = type(module)
+    own = [name for name in COPYING if getattr(cls, name, None) is not getattr(nn.Module, name, None)]
+    # PyTorch's parametrisations copy whatever a module holds.
+    if own and not is_parametrized(module):
+        raise UsageError(
+            f"{edit.site!r} is copied in a way of its own ({cls.__name__}.{own[0]}), which would lose an edit; "
+            "edit another module"
+        )
 
 
 def attach(module: nn.Module, attached: AttachedEdit) -> None:
     """Put an edit at the end of those that a module carries; :func:`check_place` says whether it can go there."""
     if not isinstance(module, Edited):
         module.__class__ = edited_class(type(module))
-        module.add_module(CHILD, nn.ModuleDict().train(module.training))
-    cast(nn.ModuleDict, module.get_submodule(CHILD))[attached.edit.attention] = attached
+        module.add_module(CHILD, Edits().train(module.training))
+    edits_of(module)[attached.edit.attention] = attached
 
 
 def replace(model: nn.Module, new: nn.Module, edit: Edit) -> None:
     """Put a module in another's place. The host's own stays beside it, unregistered, so that strip can return it."""
     host = model.get_submodule(edit.site)
     new.saccade_replaced = (host, edit)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    model.set_submodule(edit.site, new)
+    _put(model, host, new)
 
 
 def replaced_by(module: nn.Module) -> tuple[nn.Module, Edit] | None:
@@ -151,13 +168,19 @@ def replaced_by(module: nn.Module) -> tuple[nn.Module, Edit] | None:
 
 def detach(model: nn.Module) -> None:
     """Take every edit off, in place."""
-    for path, module in list(model.named_modules()):
+    for module in list(model.modules()):
         # A conversion (SyncBatchNorm's) can leave the child in a new module of a plain class.
-        if isinstance(module._modules.get(CHILD), nn.ModuleDict):
+        if edits_of(module):
             del module._modules[CHILD]
         if isinstance(module, Edited):
             module.__class__ = host_class(type(module))  # pyright: ignore[reportAttributeAccessIssue] # the way back
         if (replaced := replaced_by(module)) is not None:
             host, _ = replaced
             like = next(module.parameters())
-            model.set_submodule(path, host.to(device=like.device, dtype=like.dtype).train(module.training))
+            _put(model, module, host.to(device=like.device, dtype=like.dtype).train(module.training))
+
+
+def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in another's place, under every path where a host that shares modules has it."""
+    for path in [path for path, module in model.named_modules(remove_duplicate=False) if module is old]:
+        model.set_submodule(path, new)

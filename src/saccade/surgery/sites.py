@@ -13,13 +13,19 @@ from torch import Tensor, nn
 
 from saccade._checks import nearest
 from saccade.errors import UsageError
+from saccade.surgery.attach import Edits
 
 Shape = tuple[int, ...]
+Call = tuple[Shape | str, Shape | str]  # of what a module took and gave; of what is no tensor, the type's name
 
 
 @dataclass(frozen=True)
 class Site:
-    """A module of a host and the maps that it was seen to take and give, each (B, C, H, W)."""
+    """A module of a host and the maps that it was seen to take and give, each (B, C, H, W).
+
+    ``path`` is the module's first where a host that shares modules has it under several. Of several calls the one with
+    the largest map counts: relative tables of that size are read on the smaller ones without interpolation.
+    """
 
     path: str
     module: nn.Module
@@ -30,12 +36,14 @@ class Site:
 def match_paths(model: nn.Module, at: str | Sequence[str]) -> list[str]:
     """Paths of modules that ``at`` names: dotted paths, or globs in which ``*`` also matches dots.
 
-    A pattern that matches nothing is an error with the nearest paths.
+    A pattern that matches nothing is an error with the nearest paths. Attention attached before is never matched.
     """
-    patterns = [at] if isinstance(at, str) else list(at)
+    patterns = [at] if isinstance(at, str) else at
+    if not isinstance(patterns, list | tuple) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise UsageError(f"`at` (={at!r}) must be a module's path, a glob such as '*.bn2', or a list of those")
     if not patterns:
-        raise UsageError("`at` (=[]) must name at least one module")
-    paths = [path for path, _ in model.named_modules() if path and "saccade" not in path.split(".")]
+        raise UsageError(f"`at` (={at!r}) must name at least one module")
+    paths = list(_paths(model))
     chosen: dict[str, None] = {}
     for pattern in patterns:
         found = [path for path in paths if path == pattern or fnmatchcase(path, pattern)]
@@ -56,11 +64,11 @@ def resolve_sites(model: nn.Module, paths: Sequence[str], example_input: Any = N
     The forward runs in eval mode on the meta device, where no number is computed, or where the host cannot run there,
     on its own device; the host's weights and buffers are not touched.
     """
-    paths = [_last_of_sequential(model, path) for path in paths]
-    modules = {path: model.get_submodule(path) for path in dict.fromkeys(paths)}
+    first = {module: path for path, module in model.named_modules()}
+    modules = {first[module]: module for module in (_last_of_sequential(model, path) for path in paths)}
     example = default_example(model) if example_input is None else example_input
-    seen = _watch(model, modules, example)
-    return [_site(path, module, seen.get(path)) for path, module in modules.items()]
+    calls = _watch(model, modules, example)
+    return [_site(path, module, calls[path]) for path, module in modules.items()]
 
 
 def default_example(model: nn.Module) -> Tensor:
@@ -71,26 +79,32 @@ def default_example(model: nn.Module) -> Tensor:
     return torch.zeros(1, *(size or (3, 224, 224)), device=parameter.device, dtype=parameter.dtype)
 
 
-def _last_of_sequential(model: nn.Module, path: str) -> str:
+def _paths(module: nn.Module, prefix: str = "") -> Iterator[str]:
+    """Every path of the host's modules, also the further ones of shared modules, without attention attached to them."""
+    for name, child in module._modules.items():
+        if child is not None and not isinstance(child, Edits):
+            yield f"{prefix}{name}"
+            yield from _paths(child, f"{prefix}{name}.")
+
+
+def _last_of_sequential(model: nn.Module, path: str) -> nn.Module:
     try:
         module = model.get_submodule(path)
     except AttributeError:
-        known = [name for name, _ in model.named_modules() if name]
-        raise UsageError(f"the host has no module at {path!r}{nearest(path, known)}") from None
+        raise UsageError(f"the host has no module at {path!r}{nearest(path, _paths(model))}") from None
     while isinstance(module, nn.Sequential):
-        members = [name for name in module._modules if name != "saccade"]
-        if not members:
+        if not len(module):
             raise UsageError(f"{path!r} is an empty nn.Sequential: nothing flows through a module there")
-        path, module = f"{path}.{members[-1]}", module[len(members) - 1]
-    return path
+        path, module = f"{path}.{list(module._modules)[-1]}", module[-1]
+    return module
 
 
-def _watch(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> dict[str, tuple[Any, Any]]:
-    seen: dict[str, tuple[Any, Any]] = {}
+def _watch(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> dict[str, list[Call]]:
+    calls: dict[str, list[Call]] = {path: [] for path in modules}
 
     def watcher(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            seen[path] = (args[0] if args else None, output)
+            calls[path].append((_shape(args[0] if args else None), _shape(output)))
 
         return hook
 
@@ -99,28 +113,46 @@ def _watch(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> dic
         with _eval_mode(model), torch.no_grad():
             try:
                 _forward_on_meta(model, example)
-            except (RuntimeError, NotImplementedError):
-                seen.clear()
+            except Exception:  # noqa: BLE001  a host that cannot run without numbers may fail in any way
+                for seen in calls.values():
+                    seen.clear()
                 _forward_where_it_is(model, example)
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return calls
 
 
 def _forward_on_meta(model: nn.Module, example: Any) -> None:
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    on_meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-    torch.func.functional_call(model, on_meta, (example.to("meta"),))
+    # Each slot of each module once: functional_call swaps a slot named twice (a shared module's) twice, too, and then
+    # leaves the stand-in there. A tensor in two slots (tied weights) has one stand-in.
+    stand_ins: dict[Tensor, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                if tensor not in stand_ins:
+                    stand_ins[tensor] = tensor.detach().to("meta")
+                state[f"{path}.{name}" if path else name] = stand_ins[tensor]
+    torch.func.functional_call(model, state, (_on_meta(example),), tie_weights=False)
+
+
+def _on_meta(value: Any) -> Any:
+    """A host's input without its numbers: a tensor, or lists, tuples and dicts of tensors."""
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    if isinstance(value, dict):
+        return {key: _on_meta(entry) for key, entry in value.items()}
+    return type(value)(map(_on_meta, value)) if isinstance(value, list | tuple) else value
 
 
 def _forward_where_it_is(model: nn.Module, example: Any) -> None:
     try:
         model(example)
-    except (RuntimeError, NotImplementedError) as error:
-        shape = f"of shape {tuple(example.shape)}" if isinstance(example, Tensor) else f"(={example!r})"
+    except Exception as error:
+        kind = f"shape {tuple(example.shape)}" if isinstance(example, Tensor) else f"type {type(example).__name__}"
         raise UsageError(
-            f"{type(model).__name__} cannot be run on an example {shape}: {error}; "
+            f"{type(model).__name__} cannot be run on an example of {kind}: {type(error).__name__}: {error}; "
             "give one that fits as `example_input`"
         ) from error
 
@@ -136,12 +168,25 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _site(path: str, module: nn.Module, seen: tuple[Any, Any] | None) -> Site:
-    if seen is None:
+def _shape(value: Any) -> Shape | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _site(path: str, module: nn.Module, calls: list[Call]) -> Site:
+    if not calls:
         raise UsageError(f"{path!r} was not called when the host ran, so an edit there would do nothing")
-    taken, given = seen
-    if not (isinstance(given, Tensor) and given.dim() == 4):
-        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise UsageError(f"{path!r} does not give a map of shape (B, C, H, W) but {shape}; choose a module that does")
-    in_shape = tuple(taken.shape) if isinstance(taken, Tensor) else ()
-    return Site(path, module, in_shape, tuple(given.shape))
+    maps: list[tuple[Shape, Shape]] = []
+    for taken, given in calls:
+        if isinstance(given, str) or len(given) != 4:
+            raise UsageError(
+                f"{path!r} does not give a map of shape (B, C, H, W) but {given}; choose a module that does"
+            )
+        maps.append((() if isinstance(taken, str) else taken, given))
+    channels = sorted({given[1] for _, given in maps})
+    if len(channels) > 1:
+        raise UsageError(
+            f"{path!r} is called {len(calls)} times and gives maps of {' and '.join(map(str, channels))} channels; "
+            "an edit serves one number of them: choose another module"
+        )
+    in_shape, out_shape = max(maps, key=lambda call: call[1][2] * call[1][3])
+    return Site(path, module, in_shape, out_shape)

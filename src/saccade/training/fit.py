@@ -40,7 +40,7 @@ def fit(
     data: ImageData,
     settings: TrainSettings,
     seed: int,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[Epoch], None] | None = None,
 ) -> None:
     """Train ``model`` in place on the training images.
 
@@ -77,7 +77,7 @@ class _Classifier(LightningModule):
         data: ImageData,
         settings: TrainSettings,
         seed: int,
-        on_epoch: Callable[[Epoch], None],
+        on_epoch: Callable[[Epoch], None] | None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -117,7 +117,8 @@ class _Classifier(LightningModule):
         loss = torch.stack(self._losses).mean().item()
         if not math.isfinite(loss):
             raise TrialError(f"the training loss became {loss} in epoch {self.current_epoch + 1}")
-        self.on_epoch(Epoch(self.current_epoch + 1, loss, accuracy(self.model, self.data, "val"), seconds))
+        if self.on_epoch is not None:
+            self.on_epoch(Epoch(self.current_epoch + 1, loss, accuracy(self.model, self.data, "val"), seconds))
 
 
 def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
