@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from saccade.errors import UsageError
+
+# The name of a mechanism that Python's grammar keeps for itself.
+_KEYWORD, _STAND_IN = re.compile(r"\blambda(?=\s*(?:,|\(|$))"), "lambda_"
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ def parse_specs(text: str, what: str) -> list[Spec]:
         what: the argument's name, for the error.
     """
     try:
-        tree = ast.parse(f"[{text}]", mode="eval").body
+        tree = ast.parse(f"[{_KEYWORD.sub(_STAND_IN, text)}]", mode="eval").body
         return [_spec(node) for node in tree.elts] if isinstance(tree, ast.List) else _fail()
     except (SyntaxError, ValueError):
         raise UsageError(
@@ -48,11 +52,15 @@ def parse_spec(text: str, what: str) -> Spec:
 
 def _spec(node: ast.expr) -> Spec:
     if isinstance(node, ast.Name):
-        return Spec(node.id)
+        return Spec(_own_name(node))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
         options = {_name(keyword): ast.literal_eval(keyword.value) for keyword in node.keywords}
-        return Spec(node.func.id, options) if len(options) == len(node.keywords) else _fail()
+        return Spec(_own_name(node.func), options) if len(options) == len(node.keywords) else _fail()
     return _fail()
+
+
+def _own_name(node: ast.Name) -> str:
+    return "lambda" if node.id == _STAND_IN else node.id
 
 
 def _name(keyword: ast.keyword) -> str:

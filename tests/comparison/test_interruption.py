@@ -43,6 +43,8 @@ def started(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     for line in process.stdout:
         if line.startswith("[1/8]"):
             break
+    else:
+        raise AssertionError(f"it ended before its first trial: {process.communicate()}")
     with process:
         yield out, process
         process.kill()
@@ -96,7 +98,7 @@ def test_a_killed_worker_fails_its_trial_alone(started, finished):
     assert process.returncode == 1, stderr
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     (failed,) = results["failed"]
-    assert failed["reason"].startswith("its process was ended by SIGKILL (out of memory?)")
+    assert failed["reason"].startswith("its process was ended by signal 9, Killed (out of memory?)")
     assert f"failed: {failed['name']}, seed {failed['seed']}: its process was ended" in stdout
     missing = {(name, seed) for name, row in scores(out).items() for seed, score in enumerate(row) if score is None}
     assert missing == {(failed["name"], failed["seed"])}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from saccade.comparison.record import Record, find_record, read_record, write_record
+from saccade.comparison.record import Record, find_record, quota_cores, read_record, write_record
 from saccade.comparison.request import make_request
 from saccade.comparison.trial import read_result, trial_folder
 from saccade.errors import DataError, UsageError
@@ -54,3 +54,11 @@ def test_a_result_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     (folder / "result.json").write_text(text)
     with pytest.raises(DataError, match=r"result.json is not a result of schema 'saccade.trial/1'; remove it"):
         read_result(tmp_path, "se", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("max 100000\n", None), ("200000 100000\n", 2), ("250000 100000\n", 2), ("50000 100000\n", 1)],
+)
+def test_a_quota_of_time_is_so_many_cores(text, cores):
+    assert quota_cores(text) == cores

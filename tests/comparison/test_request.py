@@ -3,6 +3,7 @@
 import shlex
 
 import pytest
+from torch import nn
 
 from saccade._specs import parse_spec, parse_specs
 from saccade.comparison.request import Request, make_request
@@ -119,6 +120,16 @@ def test_specs_print_as_they_parse():
         "sem",
         "gam(reduction=8)",
     ]
+
+
+def test_a_word_of_python_can_be_a_name():
+    specs = parse_specs("none, lambda,lambda(heads=4)", "attention")
+    assert [(spec.name, spec.options) for spec in specs] == [("none", {}), ("lambda", {}), ("lambda", {"heads": 4})]
+
+
+def test_a_network_is_no_name():
+    with pytest.raises(UsageError, match=r"`model` \(a ReLU\) must be a name such as 'saccade:cifar_resnet"):
+        ask(model=nn.ReLU())
 
 
 def test_one_name_is_one_name():

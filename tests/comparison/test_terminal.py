@@ -20,7 +20,7 @@ def run_on_a_terminal(command: list[str]) -> tuple[int, str]:
     import termios
 
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"})
     os.close(theirs)
     written = b""
@@ -51,4 +51,8 @@ def test_a_live_table_fills_and_the_verdicts_follow(tmp_path):
     assert re.search(r"trials .*100%.* passed, .*left", text)
     last = text[text.rindex("95 % interval") :]
     assert re.search(r"none +\d\d\.\d\d +\(baseline\)", last)
-    assert re.search(r"se\(reduction=8\) .*(helps|hurts|no difference shown|too few runs).* 3 x \*\.bn2", last)
+    assert re.search(r"se\(reduction=8\) .*(helps|hurts|no difference shown|too few runs)", last)
+    assert re.search(r"se\(reduction=8\) .* 3 x \*\.bn2", last)
+    assert "not corrected for the number of variants" in " ".join(last.split())
+    assert "On this data " in last
+    assert "…" not in last, "nothing is cut on 80 columns"

@@ -44,6 +44,13 @@ def test_an_input_that_does_not_fit():
         saccade.cost(CifarResNet(8, in_channels=1), torch.zeros(1, 3, 8, 8))
 
 
+def test_a_batch_that_cannot_be_trained_on():
+    model = nn.Sequential(nn.Conv2d(1, 4, 8), nn.BatchNorm2d(4))
+    with pytest.raises(UsageError, match=r"cannot be trained on `example_input`: .*; give train=False"):
+        saccade.cost(model, torch.zeros(1, 1, 8, 8))
+    assert saccade.cost(model, torch.zeros(1, 1, 8, 8), train=False).train_step_ms is None
+
+
 def test_actions_are_timed_in_turns():
     order = []
     times = median_ms(

@@ -43,7 +43,7 @@ class PlainProgress:
         self._began = 0.0
 
     def __enter__(self) -> Self:
-        self._say("building and measuring the variants")
+        self._say("preparing: reading images, building and measuring the variants")
         return self
 
     def __exit__(
@@ -94,7 +94,7 @@ class PlainProgress:
     def _time_left(self) -> str:
         """From the time taken so far, weighing trials by their measured step times."""
         left = (time.monotonic() - self._began) * (self._to_spend - self._spent) / self._spent
-        return f"about {left / 60:.1f} min left" if left >= 1 else "done"
+        return f"about {left / 60:.1f} min left" if left >= 60 else f"about {left:.0f} s left"
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

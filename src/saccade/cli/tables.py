@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saccade.report.answer import answer
+
 if TYPE_CHECKING:
     from saccade.attention._card import Card
     from saccade.report.results import Results, VariantResult
@@ -23,23 +25,27 @@ def print_mechanisms(cards: list[Card]) -> None:
 
 
 def print_comparison(results: Results, report: Path) -> None:
-    """The verdicts, the costs and where attention stands, then the path of the report."""
+    """The answer, the verdicts, the costs and where attention stands, what to know of them, the path of the report."""
     console = _console()
-    table = Table(box=None, pad_edge=False)
-    table.add_column("variant")
-    for name in ("accuracy %", "difference", "95 % interval"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
-    for name in ("params", "MACs", "latency ms", "step ms"):
-        table.add_column(name, justify="right")
-    table.add_column("where")
-    for variant in results.variants:
-        # As text: what is in brackets must not be read as rich's markup.
-        table.add_row(*map(Text, _row(variant)))
-    console.print(table)
-    for trial in results.failed:
-        console.print(f"failed: {trial.name}, seed {trial.seed}: {trial.reason}", markup=False, highlight=False)
-    console.print(f"differences in points, margin {results.margin:g}; report: {report}", markup=False, highlight=False)
+    verdicts = _table(
+        ("variant", "accuracy %", "difference", "95 % interval", "verdict", "seeds"),
+        [_verdict_row(variant) for variant in results.variants],
+        left=("variant", "verdict"),
+    )
+    costs = _table(
+        ("variant", "params", "MACs", "latency ms", "step ms", "where"),
+        [_cost_row(variant) for variant in results.variants],
+        left=("variant", "where"),
+    )
+    console.print(verdicts, Text(), costs, Text(), sep="\n", end="")
+    lines = [f"failed: {trial.name}, seed {trial.seed}: {trial.reason}" for trial in results.failed]
+    lines.append(
+        f"Differences are in points, the margin is {results.margin:g}; seeds: how many would decide. "
+        "Intervals are not corrected for the number of variants."
+    )
+    lines += [answer(results), f"report: {report}"]
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
 
 
 def _console() -> Console:
@@ -48,23 +54,36 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
-def _row(variant: VariantResult) -> list[str]:
+def _table(columns: tuple[str, ...], rows: list[list[str]], left: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=name == "verdict", overflow="fold")
+    for row in rows:
+        # As text: what is in brackets must not be read as rich's markup.
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _verdict_row(variant: VariantResult) -> list[str]:
     difference = variant.difference
-    mean = "" if difference is None else f"{100 * difference.mean:+.2f}"
     interval = (
         ""
         if difference is None or difference.low is None or difference.high is None
         else f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
     )
-    verdict = variant.verdict or "(baseline)"
-    if variant.seeds_to_decide is not None:
-        verdict += f" (about {variant.seeds_to_decide} seeds would decide)"
     return [
         variant.name,
         "" if variant.mean is None else f"{100 * variant.mean:.2f}",
-        mean,
+        "" if difference is None else f"{100 * difference.mean:+.2f}",
         interval,
-        verdict,
+        variant.verdict or "(baseline)",
+        "" if variant.seeds_to_decide is None else f"~{variant.seeds_to_decide}",
+    ]
+
+
+def _cost_row(variant: VariantResult) -> list[str]:
+    return [
+        variant.name,
         f"{variant.params:,}",
         f"{variant.macs / 1e6:.2f} M",
         _number(variant.latency_ms),

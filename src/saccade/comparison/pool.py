@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ Waiting = queue.SimpleQueue[tuple[str, int] | None]
 Events = queue.SimpleQueue[Event | BaseException | None]
 
 
-def run_trials(tasks: Sequence[tuple[str, int]], out: Path, data_file: Path, jobs: int) -> Iterator[Event]:
+def run_trials(tasks: Sequence[tuple[str, int]], out: Path, data_file: Path, jobs: int) -> Generator[Event, None, None]:
     """Run ``tasks``, (variant, seed), in ``jobs`` processes of one thread each, and yield events as they come.
 
     A process that dies fails its trial, and another one takes its place. Leaving the iteration early, by an
@@ -59,6 +59,8 @@ def run_trials(tasks: Sequence[tuple[str, int]], out: Path, data_file: Path, job
                 yield event
     finally:
         for worker in workers:
+            worker.kill()
+        for worker in workers:
             worker.end()
 
 
@@ -77,11 +79,14 @@ class _Worker:
         self.thread = threading.Thread(target=self._serve, args=(waiting, events), daemon=True)
         self.thread.start()
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """Stop at once, in the middle of a trial if need be."""
         self.ending.set()
         if (process := self.process) is not None:
             process.kill()
+
+    def end(self) -> None:
+        """Clear up after :meth:`kill`."""
         if self.thread.is_alive():  # an interruption may come before it was started
             self.thread.join()
         self._close()
@@ -139,9 +144,12 @@ class _Worker:
         # The next process writes to the same file, and must not be blamed for what this one wrote.
         self.log.seek(0)
         self.log.truncate()
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        hint = " (out of memory?)" if status == -signal.SIGKILL else ""
-        return Event("failed", variant, seed, {"reason": f"its process {how}{hint}{': ' + last if last else ''}"})
+        if status < 0:
+            hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+            how = f"was ended by signal {-status}, {signal.strsignal(-status)}{hint}"
+        else:
+            how = f"ended with status {status}" + (f": {last}" if last else "")
+        return Event("failed", variant, seed, {"reason": f"its process {how}"})
 
     def _close(self) -> int:
         """Wait for the process, which has ended or ends when its input does."""

@@ -56,10 +56,19 @@ def environment() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: those it is bound to, or fewer where a container has a quota of time."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota = quota_cores(Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii"))
+    except OSError:
+        quota = None
+    return bound if quota is None else min(bound, quota)
+
+
+def quota_cores(cpu_max: str) -> int | None:
+    """Whole cores that a control group's ``cpu.max`` grants, at least one; None where it sets no limit."""
+    quota, period = cpu_max.split()
+    return None if quota == "max" else max(1, int(quota) // int(period))
 
 
 def write_record(record: Record, out: Path) -> None:

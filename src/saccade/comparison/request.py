@@ -85,6 +85,11 @@ def make_request(
     Raises:
         UsageError: naming the argument, its value and the rule.
     """
+    if not isinstance(model, str):
+        raise UsageError(
+            f"`model` (a {type(model).__name__}) must be a name such as {DEFAULT_MODEL!r}; "
+            "networks of your own cannot be compared yet"
+        )
     check_choice("start", start, ("paper", "identity"))
     check_number("margin", margin, low=1e-6, high=100)
     text = attention if isinstance(attention, str) else ",".join(attention)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from saccade.comparison.summarise import command_of, summarise
 from saccade.comparison.trial import read_result
 from saccade.data import ImageData, load_data
 from saccade.errors import UsageError
+from saccade.report.answer import answer
 from saccade.report.html import write_report
 from saccade.report.results import FailedTrial, Results, write_results
 
@@ -31,7 +33,13 @@ class Comparison:
 
     @property
     def report(self) -> Path:
+        """The page for people."""
         return self.folder / "report.html"
+
+    def __str__(self) -> str:
+        return f"{answer(self.results)} ({self.report})"
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True)
@@ -111,12 +119,12 @@ def compare(
     jobs = _jobs(jobs, notes)
     record = find_record(folder, request)
     images = load_data(data, image_size)
-    notes += images.notes
+    notes += [*images.notes, *_coarse_test(images, margin)]
     record = _begin(folder, request, images) if record is None else _continue(record, folder, images, notes)
     tasks = [(variant.name, seed) for seed in request.seeds for variant in reversed(request.variants)]
     done = {task: score for task in tasks if (score := read_result(folder, *task)) is not None}
     if on_setting is not None:
-        on_setting(Setting(record, command_of(record, folder) + again, done, jobs, notes))
+        on_setting(Setting(record, command_of(record, folder) + again, done, min(jobs, len(tasks)), notes))
     failed = _run([task for task in tasks if task not in done], folder, images, jobs, on_event)
     results = summarise(record, images, folder, failed, notes)
     write_results(results, folder)
@@ -132,6 +140,16 @@ def _jobs(jobs: int | None, notes: list[str]) -> int:
     if jobs > cores:
         notes.append(f"{jobs} jobs were asked for; {cores} run at a time, one for each core of this machine")
     return min(jobs, cores)
+
+
+def _coarse_test(images: ImageData, margin: float) -> list[str]:
+    """A note where one test image weighs more than the margin."""
+    step = 100 / len(images.test)
+    note = (
+        f"one of the {len(images.test)} test images is worth {step:.2g} points, more than the margin of {margin:g}: "
+        "with so few, differences that matter cannot be told from luck"
+    )
+    return [note] if step > margin else []
 
 
 def _begin(folder: Path, request: Request, images: ImageData) -> Record:
@@ -171,9 +189,11 @@ def _run(
     with TemporaryDirectory(prefix="saccade-") as scratch:
         data_file = Path(scratch) / "images.safetensors"
         images.save(data_file)
-        for event in run_trials(tasks, folder, data_file, jobs):
-            if event.kind == "failed":
-                failed.append(FailedTrial(name=event.variant, seed=event.seed, reason=event.detail["reason"]))
-            if on_event is not None:
-                on_event(event)
+        # Closed at once when something interrupts, so that no process trains on.
+        with closing(run_trials(tasks, folder, data_file, jobs)) as events:
+            for event in events:
+                if event.kind == "failed":
+                    failed.append(FailedTrial(name=event.variant, seed=event.seed, reason=event.detail["reason"]))
+                if on_event is not None:
+                    on_event(event)
     return failed

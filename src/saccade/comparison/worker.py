@@ -12,6 +12,7 @@ import queue
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ def main(folder: str, data_file: str) -> None:
                 request, request.variant(name), seed, data, out, lambda epoch: tell(event="epoch", **epoch.as_dict())
             )
         except Exception as error:  # noqa: BLE001 # a trial that fails, however, is reported and the rest goes on
-            write_atomic(trial_folder(out, name, seed) / ERROR, traceback.format_exc())
             tell(event="failed", reason=f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # where the disk is full, the reason has been told
+                write_atomic(trial_folder(out, name, seed) / ERROR, traceback.format_exc())
         else:
             tell(event="finished", score=score)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +93,8 @@ def _take_test(images: list[tuple[Path, int]], folder: Path) -> tuple[list[tuple
     """Split a fixed share of every class off: the same files on every machine and for every seed."""
     train: list[tuple[Path, int]] = []
     test: list[tuple[Path, int]] = []
-    for label in sorted({label for _, label in images}):
-        members = [entry for entry in images if entry[1] == label]
+    for label, group in groupby(images, key=itemgetter(1)):
+        members = list(group)
         if len(members) < 2:
             raise DataError(f"{members[0][0].parent} has a single image; a test part cannot be split from {folder}")
         generator = torch.Generator().manual_seed(derive_seed("test split", label))

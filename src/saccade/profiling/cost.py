@@ -54,13 +54,19 @@ def cost(
     example_input = example_input.to(where)
     try:
         macs = count_macs(model, example_input)
-    except RuntimeError as error:
+        latency = median_ms({"forward": forward(model, example_input)}, device=where)["forward"]
+    except (RuntimeError, ValueError, TypeError) as error:
         shape = tuple(example_input.shape)
         raise UsageError(
             f"{type(model).__name__} cannot be run on `example_input` of shape {shape}: {error}"
         ) from error
-    latency = median_ms({"forward": forward(model, example_input)}, device=where)["forward"]
-    step = median_ms({"step": train_step(model, example_input)}, device=where)["step"] if train else None
+    try:
+        step = median_ms({"step": train_step(model, example_input)}, device=where)["step"] if train else None
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"{type(model).__name__} cannot be trained on `example_input`: {error}; give train=False, or a batch of "
+            "two at least where BatchNorm needs one"
+        ) from error
     return Cost(params, macs, latency, step)
 
 

@@ -72,7 +72,7 @@ class FailedTrial(Record):
 class Results(Record):
     """``results.json``. Scores are fractions; the margin is in points, 0.5 meaning 0.005."""
 
-    schema_: Literal["saccade.results/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["saccade.results/1"] = Field(alias="schema")
     metric: Literal["accuracy"] = "accuracy"
     baseline: str
     margin: Finite
