@@ -122,6 +122,9 @@ def plan_of(model: nn.Module) -> Plan:
 def strip(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """The host without its attention: its own modules, classes, names and weights.
 
+    Weights that were trained stay trained. A convolution whose place an augmented one had taken (``start="paper"``)
+    comes back as it was before: it was not part of the network since.
+
     Args:
         model: an augmented network; a plain one comes back as it is.
         inplace: strip ``model`` itself instead of a deep copy.

@@ -37,7 +37,7 @@ def run_on_a_terminal(command: list[str]) -> tuple[int, str]:
 
 
 def test_a_live_table_fills_and_the_verdicts_follow(tmp_path):
-    variant = "se(reduction=8)"
+    variant = "se(bias=False)"
     status, text = run_on_a_terminal(
         [
             *(sys.executable, "-m", "saccade.cli", "compare", "--model", SMALL["model"], "--attention", variant),
@@ -46,13 +46,13 @@ def test_a_live_table_fills_and_the_verdicts_follow(tmp_path):
     )
     assert status == 0, text
     assert re.search(r"none +[◐·]· +seed 0: starts", text)
-    assert re.search(r"se\(reduction=8\) +●●", text)
+    assert re.search(r"se\(bias=False\) +●●", text)
     assert "seed 0: starts" in text
     assert re.search(r"trials .*100%.* passed, .*left", text)
     last = text[text.rindex("95 % interval") :]
     assert re.search(r"none +\d\d\.\d\d +\(baseline\)", last)
-    assert re.search(r"se\(reduction=8\) .*(helps|hurts|no difference shown|too few runs)", last)
-    assert re.search(r"se\(reduction=8\) .* 3 x \*\.bn2", last)
+    assert re.search(r"se\(bias=False\) .*(helps|hurts|no difference shown|too few runs)", last)
+    assert re.search(r"se\(bias=False\) .* 3 x \*\.bn2", last)
     assert "not corrected for the number of variants" in " ".join(last.split())
     assert "On this data " in last
     assert "…" not in last, "nothing is cut on 80 columns"

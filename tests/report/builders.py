@@ -60,7 +60,7 @@ def results(*variants: VariantResult, **changes: Any) -> Results:
         "command": "saccade compare --seeds 2",
         "notes": ["Intervals are not corrected."],
     }
-    return Results(**values | changes)
+    return Results(schema="saccade.results/1", **values | changes)
 
 
 def one_of_each() -> Results:

@@ -28,19 +28,21 @@ def print_comparison(results: Results, report: Path) -> None:
     """The answer, the verdicts, the costs and where attention stands, what to know of them, the path of the report."""
     console = _console()
     verdicts = _table(
-        ("variant", "accuracy %", "difference", "95 % interval", "verdict", "seeds"),
+        ("variant", "accuracy\n%", "difference", "95 % interval", "verdict", "seeds to\ndecide"),
         [_verdict_row(variant) for variant in results.variants],
         left=("variant", "verdict"),
     )
     costs = _table(
-        ("variant", "params", "MACs", "latency ms", "step ms", "where"),
+        ("variant", "params", "MACs", "latency\nms", "step\nms", "where"),
         [_cost_row(variant) for variant in results.variants],
         left=("variant", "where"),
     )
-    console.print(verdicts, Text(), costs, Text(), sep="\n", end="")
+    for table in (verdicts, costs):
+        console.print(table)
+        console.print()
     lines = [f"failed: {trial.name}, seed {trial.seed}: {trial.reason}" for trial in results.failed]
     lines.append(
-        f"Differences are in points, the margin is {results.margin:g}; seeds: how many would decide. "
+        f"Differences are in points, the margin is {results.margin:g}. "
         "Intervals are not corrected for the number of variants."
     )
     lines += [answer(results), f"report: {report}"]
@@ -55,9 +57,10 @@ def _console() -> Console:
 
 
 def _table(columns: tuple[str, ...], rows: list[list[str]], left: tuple[str, ...]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     for name in columns:
-        table.add_column(name, justify="left" if name in left else "right", no_wrap=name == "verdict", overflow="fold")
+        # Long names fold where the terminal is narrow; numbers and verdicts stay whole.
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=name != "variant", overflow="fold")
     for row in rows:
         # As text: what is in brackets must not be read as rich's markup.
         table.add_row(*map(Text, row))
