@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from saccade._checks import check_choice, check_divides, check_int, check_map, check_number
 from saccade.attention._base import Mechanism
 from saccade.attention._card import Paper
+from saccade.attention._sampling import Sampling, pair
 from saccade.errors import UsageError
 from saccade.ops import relative_attention_2d, resize_relative_table
 from saccade.ops.relative_attention import BACKENDS
@@ -95,7 +96,7 @@ class SelfAttention2d(nn.Module):
         kv_heads: int,
         relative: bool,
         feature_size: tuple[int, int],
-        sampling: _Sampling,
+        sampling: Sampling,
         downsample: int,
         bias: bool,
         backend: str,
@@ -222,7 +223,7 @@ class AAConv2d(Mechanism):
         check_int("kv_heads", kv_heads)
         check_divides("kv_heads", kv_heads, "heads", heads)
         check_divides("groups", groups, "out_channels - dv", out_channels - dv)
-        sampling = _Sampling.of_convolution(kernel_size, stride, padding, dilation)
+        sampling = Sampling.of_convolution(kernel_size, stride, padding, dilation)
         self.conv = (
             nn.Conv2d(
                 in_channels,
@@ -244,7 +245,7 @@ class AAConv2d(Mechanism):
             heads=heads,
             kv_heads=kv_heads,
             relative=relative,
-            feature_size=_pair("feature_size", feature_size),
+            feature_size=pair("feature_size", feature_size),
             sampling=sampling,
             downsample=downsample,
             bias=bias,
@@ -295,43 +296,6 @@ class AAConv2d(Mechanism):
         return attended if self.conv is None else torch.cat((self.conv(x), attended), dim=1)
 
 
-class _Sampling:
-    """Which pixels are the centres of a convolution's filters: where attention looks from, so that the maps match."""
-
-    def __init__(
-        self,
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-    ) -> None:
-        self.kernel, self.stride, self.padding, self.dilation = kernel, stride, padding, dilation
-        reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
-        self.before = tuple(r // 2 - p for r, p in zip(reach, padding, strict=True))
-        self.after = tuple(r - r // 2 - p for r, p in zip(reach, padding, strict=True))
-        if min(self.before) < 0:
-            fit = tuple(r // 2 for r in reach)
-            raise UsageError(
-                f"`padding` (={padding}) must be at most {fit} for kernel_size={kernel}, dilation={dilation}: "
-                "attention has no pixel to look from outside the map"
-            )
-
-    @classmethod
-    def of_convolution(cls, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> _Sampling:
-        kernel, steps = _pair("kernel_size", kernel_size), _pair("stride", stride)
-        spread = _pair("dilation", dilation)
-        if padding is None:
-            padding = cast(tuple[int, int], tuple(d * (k - 1) // 2 for d, k in zip(spread, kernel, strict=True)))
-        return cls(kernel, steps, _pair("padding", padding, at_least=0), spread)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The pixels at the centres: a map of the convolution's output size."""
-        rows, columns = (slice(before, -after or None) for before, after in zip(self.before, self.after, strict=True))
-        x = x[:, :, rows, columns]
-        # Every stride-th pixel; by pooling, so that torch.export finds the size by the convolution's own formula.
-        return x if self.stride == (1, 1) else F.avg_pool2d(x, 1, self.stride)
-
-
 def _resolve_depths(
     out_channels: int, heads: int, kappa: float, upsilon: float, min_key_dim: int, dk: int | None, dv: int | None
 ) -> tuple[int, int, int]:
@@ -350,12 +314,3 @@ def _resolve_depths(
 def _floor_to_multiple(value: float, step: int) -> int:
     # Rounded first: 0.29 * 100 is 28.999999999999996.
     return math.floor(round(value / step, 9)) * step
-
-
-def _pair(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2:
-        raise UsageError(f"`{name}` (={value!r}) must be one integer or two, (height, width)")
-    for entry in pair:
-        check_int(name, entry, at_least=at_least)
-    return pair

@@ -87,14 +87,16 @@ class PlainProgress:
         ended = len(self.scores) + len(self.failures)
         head = f"[{ended}/{self.total}] {event.variant}, seed {event.seed}: "
         if event.kind == "finished":
-            self._say(f"{head}{100 * event.detail['score']:.2f} % on test; {self._time_left()}")
+            self._say(f"{head}{100 * event.detail['score']:.2f} % on test{self._time_left()}")
         elif event.kind == "failed":
             self._say(f"{head}failed: {event.detail['reason']}")
 
     def _time_left(self) -> str:
         """From the time taken so far, weighing trials by their measured step times."""
         left = (time.monotonic() - self._began) * (self._to_spend - self._spent) / self._spent
-        return f"about {left / 60:.1f} min left" if left >= 60 else f"about {left:.0f} s left"
+        if left < 1:
+            return ""
+        return f"; about {left / 60:.1f} min left" if left >= 60 else f"; about {left:.0f} s left"
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

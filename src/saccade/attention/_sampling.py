@@ -1,0 +1,59 @@
+"""Where attention looks from when it takes a convolution's place."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from saccade._checks import check_int
+from saccade.errors import UsageError
+
+
+class Sampling:
+    """Which pixels are the centres of a convolution's filters: where attention looks from, so that the maps match."""
+
+    def __init__(
+        self,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> None:
+        self.kernel, self.stride, self.padding, self.dilation = kernel, stride, padding, dilation
+        reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        self.before = tuple(r // 2 - p for r, p in zip(reach, padding, strict=True))
+        self.after = tuple(r - r // 2 - p for r, p in zip(reach, padding, strict=True))
+        if min(self.before) < 0:
+            fit = tuple(r // 2 for r in reach)
+            raise UsageError(
+                f"`padding` (={padding}) must be at most {fit} for kernel_size={kernel}, dilation={dilation}: "
+                "attention has no pixel to look from outside the map"
+            )
+
+    @classmethod
+    def of_convolution(cls, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Sampling:
+        """From a convolution's arguments, integers or pairs; ``padding=None`` keeps the size at stride 1."""
+        kernel, steps = pair("kernel_size", kernel_size), pair("stride", stride)
+        spread = pair("dilation", dilation)
+        if padding is None:
+            padding = cast(tuple[int, int], tuple(d * (k - 1) // 2 for d, k in zip(spread, kernel, strict=True)))
+        return cls(kernel, steps, pair("padding", padding, at_least=0), spread)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The pixels at the centres: a map of the convolution's output size."""
+        rows, columns = (slice(before, -after or None) for before, after in zip(self.before, self.after, strict=True))
+        x = x[:, :, rows, columns]
+        # Every stride-th pixel; by pooling, so that torch.export finds the size by the convolution's own formula.
+        return x if self.stride == (1, 1) else F.avg_pool2d(x, 1, self.stride)
+
+
+def pair(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple[int, int]:
+    """An argument for both axes, or one for each, as (height, width)."""
+    both = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(both) != 2:
+        raise UsageError(f"`{name}` (={value!r}) must be one integer or two, (height, width)")
+    for entry in both:
+        check_int(name, entry, at_least=at_least)
+    return both
