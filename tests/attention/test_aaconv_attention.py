@@ -137,6 +137,10 @@ def test_downsampling_attends_on_the_averages_and_spreads_the_result(
     assert layer(x).shape == (2, 16, *size)
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.12",  # a TorchVersion, which compares as versions do
+    reason="export in torch 2.11 wants sizes that two strides divide evenly; in 2.15 it does not",
+)
 def test_a_downsampled_strided_layer_exports_for_other_sizes() -> None:
     layer = layer_of(downsample=2, stride=2).eval()
     batch, height, width = (torch.export.Dim(name, min=5, max=64) for name in ("batch", "height", "width"))
