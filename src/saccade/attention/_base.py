@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -15,12 +16,12 @@ class Mechanism(nn.Module):
     paper: ClassVar[Paper]
 
 
-class Gate(Mechanism):
+class Gate(Mechanism, ABC):
     """A mechanism that multiplies its input by a map made from it."""
 
+    @abstractmethod
     def gate(self, x: Tensor) -> Tensor:
         """The map by which x is multiplied; its shape broadcasts to that of x, (B, C, H, W)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         # Under autocast a gate can be of a wider type than x; it must not widen the map.

@@ -24,6 +24,7 @@ TIMES = "Latency is of one image, the training step of one batch, both with one 
 def summarise(record: Record, data: ImageData, folder: Path, failed: list[FailedTrial], notes: list[str]) -> Results:
     """Read every trial of a comparison's folder and draw the verdicts."""
     asked = record.asked
+    baseline = _scores(record, BASELINE, folder)
     return Results(
         schema="saccade.results/1",
         baseline=BASELINE,
@@ -32,7 +33,7 @@ def summarise(record: Record, data: ImageData, folder: Path, failed: list[Failed
         data=asked.data,
         model=asked.model,
         epochs=asked.settings.epochs,
-        variants=[_variant(record, variant, folder) for variant in asked.variants],
+        variants=[_variant(record, variant, folder, baseline) for variant in asked.variants],
         failed=failed,
         classes=data.classes,
         images={name: len(getattr(data, name)) for name in SPLITS},
@@ -49,13 +50,16 @@ def command_of(record: Record, folder: Path) -> str:
     return f"{record.asked.command} --out {shlex.quote(str(folder))}"
 
 
-def _variant(record: Record, variant: Variant, folder: Path) -> VariantResult:
+def _scores(record: Record, variant: str, folder: Path) -> list[float | None]:
+    return [read_result(folder, variant, seed) for seed in record.asked.seeds]
+
+
+def _variant(record: Record, variant: Variant, folder: Path, baseline: list[float | None]) -> VariantResult:
     asked = record.asked
     measured = record.costs[variant.name]
-    scores = [read_result(folder, variant.name, seed) for seed in asked.seeds]
+    scores = _scores(record, variant.name, folder)
     finished = [score for score in scores if score is not None]
     is_baseline = variant.attention is None
-    baseline = [read_result(folder, BASELINE, seed) for seed in asked.seeds]
     difference = None if is_baseline else paired_difference(scores, baseline)
     decided = None if is_baseline else verdict(difference, asked.margin)
     return VariantResult(
