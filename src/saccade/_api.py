@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from saccade._checks import check_choice, check_int
+from saccade.attention._base import Additive, ConvLike, Gate
 from saccade.attention._card import Card
-from saccade.attention.aaconv import AAConv2d
 from saccade.attention.catalog import MECHANISMS, card, check_mechanism, mechanism
 from saccade.errors import UsageError
 from saccade.surgery import (
@@ -22,6 +22,7 @@ from saccade.surgery import (
     GateBlend,
     Plan,
     Site,
+    TermBlend,
     apply_edits,
     detach,
     host_class,
@@ -63,7 +64,7 @@ def create_attention(name: str, channels: int, **options: Any) -> nn.Module:
     check_mechanism(name, options)
     check_int("channels", channels)
     cls = mechanism(name)
-    return cls(channels, channels, 3, **options) if cls.paper.kind == "conv" else cls(channels, **options)
+    return cls(channels, channels, 3, **options) if issubclass(cls, ConvLike) else cls(channels, **options)
 
 
 def augment(
@@ -102,7 +103,10 @@ def augment(
     check_choice("start", start, ("paper", "identity"))
     if not isinstance(model, nn.Module):
         raise UsageError(f"`model` (={model!r}) must be an nn.Module")
-    mode = "replace" if mechanism(attention).paper.kind == "conv" else "after"
+    kind = mechanism(attention).paper.kind
+    if kind == "norm":
+        raise UsageError(f"{attention!r} takes a normalisation's place, which augment cannot do yet")
+    mode = "replace" if kind == "conv" else "after"
     model = model if inplace else copy.deepcopy(model)
     sites = resolve_sites(model, match_paths(model, at), example_input)
     edits = [Edit(site.path, mode, attention, dict(options or {}), cast(Any, start)) for site in sites]
@@ -137,9 +141,21 @@ def strip(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 def _build(edit: Edit, site: Site) -> nn.Module:
     """The module of an edit at a site: the factory that surgery is given."""
     cls = mechanism(edit.attention)
-    if edit.mode == "after":
-        attention = cls(site.out_shape[1], **edit.options)
-        return (GateBlend if edit.start == "identity" else AttachedEdit)(attention, edit)
+    sizes = cls.sized(site.in_size, site.out_size, edit.options)
+    if issubclass(cls, ConvLike):
+        return _build_in_place(cls, edit, site, sizes)
+    attention = cls(site.out_shape[1], **sizes, **edit.options)
+    if edit.start == "paper" or attention.starts_as_identity:
+        return AttachedEdit(attention, edit)
+    if isinstance(attention, Gate):
+        return GateBlend(attention, edit)
+    if isinstance(attention, Additive):
+        return TermBlend(attention, edit)
+    raise UsageError(f"{edit.attention!r} has no identity start yet; give start='paper'")
+
+
+def _build_in_place(cls: type[ConvLike], edit: Edit, site: Site, sizes: dict[str, Any]) -> nn.Module:
+    """The module that takes a convolution's place, or with an identity start what is blended into it."""
     conv = site.module
     if not isinstance(conv, nn.Conv2d):
         raise UsageError(
@@ -152,15 +168,5 @@ def _build(edit: Edit, site: Site) -> nn.Module:
             f"{edit.attention!r} takes the place of a plain convolution, and {edit.site!r} (a {host.__name__}) has its "
             "own way to compute, weights or padding for instance; name other modules"
         )
-    augmented = AAConv2d.from_conv(conv, **_map_size(edit, site), **edit.options)
-    return ConvBlend(augmented.attention, edit) if edit.start == "identity" else augmented
-
-
-def _map_size(edit: Edit, site: Site) -> dict[str, tuple[int, int]]:
-    """The true size for the relative tables, unless the caller gave one."""
-    if "feature_size" in edit.options:
-        return {}
-    every = edit.options.get("downsample", 1)
-    check_int("downsample", every)
-    height, width = (-(-size // every) for size in site.out_shape[-2:])
-    return {"feature_size": (height, width)}
+    replacement = cls.from_conv(conv, **sizes, **edit.options)
+    return ConvBlend(replacement.blended, edit) if edit.start == "identity" else replacement

@@ -31,6 +31,16 @@ def check_int(name: str, value: object, *, at_least: int = 1) -> None:
         raise UsageError(f"`{name}` (={value!r}) must be an integer of at least {at_least}")
 
 
+def check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise UsageError(f"`{name}` (={value!r}) must be True or False")
+
+
+def largest_divisor(value: int, at_most: int) -> int:
+    """The largest divisor of ``value`` that is not above ``at_most``, 1 if there is none."""
+    return max((n for n in range(1, min(value, at_most) + 1) if value % n == 0), default=1)
+
+
 def check_number(name: str, value: object, *, low: float, high: float) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
         raise UsageError(f"`{name}` (={value!r}) must be a number from {low} to {high}")
@@ -50,6 +60,8 @@ def check_map(x: Tensor, channels: int, owner: str) -> None:
             f"{owner} was built for {channels} channels; got a map with {x.shape[1]}, {tuple(x.shape)}; "
             f"build it with channels={x.shape[1]}"
         )
+    if x.shape[2] == 0 or x.shape[3] == 0:
+        raise UsageError(f"{owner} takes maps of at least one pixel; got {tuple(x.shape)}")
 
 
 def check_options(owner: str, target: Callable[..., Any], options: dict[str, Any]) -> None:

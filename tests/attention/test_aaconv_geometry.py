@@ -160,7 +160,7 @@ def test_from_conv_follows_to_the_meta_device() -> None:
     "options", [{"groups": 2}, {"dilation": 2}, {"bias": False}, {"stride": 2}], ids=lambda options: next(iter(options))
 )
 def test_from_conv_refuses_options_that_the_convolution_settles(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"`\w+` \(=(2|False)\) is that of the convolution whose place aaconv takes"):
+    with pytest.raises(UsageError, match=r"`\w+` \(=(2|False)\) is that of the convolution whose place AAConv2d takes"):
         AAConv2d.from_conv(nn.Conv2d(6, 16, 3), **options)
 
 
@@ -175,6 +175,6 @@ def test_from_conv_keeps_frozen_filters_frozen() -> None:
     ids=["groups", "reflect", "padding-in-words"],
 )
 def test_from_conv_refuses_what_attention_cannot_follow(options: dict[str, Any]) -> None:
-    message = r"aaconv can take the place of a convolution with groups=1 and numeric zero padding; got Conv2d"
+    message = r"AAConv2d can take the place of a convolution with groups=1 and numeric zero padding; got Conv2d"
     with pytest.raises(UsageError, match=message):
         AAConv2d.from_conv(nn.Conv2d(6, 16, 3, **options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 from torch import nn
@@ -15,12 +16,19 @@ NAMES = saccade.list_attention()
 
 
 def test_lists_by_kind_and_by_what_is_weighed() -> None:
-    assert {"aaconv", "se", "sem", "gam"} <= set(NAMES)
-    assert "aaconv" in saccade.list_attention(kind="conv")
-    assert {"se", "sem", "gam"} <= set(saccade.list_attention(kind="gate"))
-    assert {"se", "sem"} <= set(saccade.list_attention(attends="channel"))
+    kinds = {
+        "context": "nonlocal sagan gc a2 external",
+        "conv": "aaconv sk coordconv bot halo lambda",
+        "norm": "iebn",
+        "warp": "stn",
+        "position": "sine2d",
+    }
+    for kind, names in kinds.items():
+        assert saccade.list_attention(kind=kind) == names.split()
+    others = {name for names in kinds.values() for name in names.split()}
+    assert saccade.list_attention(kind="gate") == [name for name in NAMES if name not in others]
     assert saccade.list_attention(kind="gate", attends="positions") == []
-    assert saccade.list_attention(kind="conv", attends="positions") == ["aaconv"]
+    assert saccade.list_attention(kind="conv", attends="positions") == ["aaconv", "bot", "halo", "lambda"]
 
 
 def test_unknown_filters_are_errors() -> None:
@@ -49,10 +57,27 @@ def test_the_card_names_the_paper_and_every_option(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_class_documents_its_arguments_shapes_and_errors(name: str) -> None:
     text = inspect.getdoc(MECHANISMS[name]) or ""
-    for option in saccade.describe(name).options:
-        assert option in text, f"`{option}` is not in the docstring"
-    assert "Shapes:" in text
-    assert "Raises:" in text
+    arguments = text.partition("\nArgs:\n")[2].partition("\n\n")[0]
+    headings = re.findall(r"^    ([a-z][\w, ]*):", arguments, re.MULTILINE)
+    documented = [argument for heading in headings for argument in heading.split(", ")]
+    assert sorted(documented) == sorted(inspect.signature(MECHANISMS[name]).parameters)
+    assert "\nShapes: (B, " in text
+    assert "\nRaises:\n" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_class_cites_its_paper(name: str) -> None:
+    text, paper = inspect.getdoc(MECHANISMS[name]) or "", MECHANISMS[name].paper
+    assert str(paper.year) in text or (paper.arxiv or "") in text
+    assert paper.authors.partition(",")[0].split()[-1] in text
+
+
+def test_the_catalogue_is_complete() -> None:
+    names = (
+        "aaconv se ge eca iebn sem cbam bam gam triplet stn nonlocal sagan gc coord sge shuffle psa simam sk coordconv "
+        "sine2d bot halo lambda a2 external gala residual_mask"
+    )
+    assert names.split() == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ from saccade.cli import main
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("describe gan", "`attention` (='gan') must be one of 'aaconv', 'se', 'sem', 'gam' (did you mean 'gam'?)"),
+        ("describe gan", "(did you mean 'sagan' or 'gam'?)"),
         ("list --kind gates", "`kind` (='gates') must be one of 'gate'"),
         ("report {tmp}", "holds no results.json: it is no folder of a finished comparison"),
         ("compare --attention none,cbm --out {tmp}/new", "`attention` (='cbm') must be one of"),

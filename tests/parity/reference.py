@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from parity.adapted import Adapted, Slot
 from saccade.errors import UsageError
 
 
@@ -37,10 +38,11 @@ class Reference:
         return self.metadata["parity_target"].startswith("no")
 
     @property
-    def own_error(self) -> float:
-        """How far the reference's float32 run is from its float64 run, relative to 1 + the largest value."""
+    def own_error(self) -> float | None:
+        """How far the reference's float32 run is from its float64 run, relative to 1 + the largest value; None where it
+        ran in float32 alone."""
         stated = self.metadata["fp32_vs_fp64_rel_dev"]
-        return 0.0 if stated == "n/a" else float(stated)
+        return None if stated == "n/a" else float(stated)
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under a prefix, without it: ``part("grad.")`` are the gradients by parameter."""
@@ -52,70 +54,114 @@ def read(path: Path) -> Reference:
         return Reference(path.stem, {key: file.get_tensor(key) for key in file.keys()}, file.metadata())  # noqa: SIM118
 
 
-def load(reference: Reference, module: nn.Module, names: Mapping[str, str]) -> None:
-    """Copy the reference's state into our module; ``names`` maps every reference name to one of ours, one to one.
+def load(reference: Reference, adapted: Adapted) -> None:
+    """Copy the reference's state into our module, every tensor of either into one place of the other.
 
     Raises:
-        UsageError: a name of the reference or a tensor of ours that is left over, or a shape that is another one.
+        UsageError: a name of the reference or a value of ours that is left over, or a shape that is another one.
     """
     given = {**reference.part("param."), **reference.part("buffer.")}
-    ours = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    if set(names) != set(given):
-        raise UsageError(
-            f"{reference.name}: names {sorted(set(names) ^ set(given))} are not mapped, or not in the file"
-        )
-    if sorted(names.values()) != sorted(ours):
-        raise UsageError(f"{reference.name}: our {sorted(set(names.values()) ^ set(ours))} are not covered one to one")
+    if mapped := {*adapted.names, *adapted.constants} ^ set(given):
+        raise UsageError(f"{reference.name}: names {sorted(mapped)} are not mapped, or not in the file")
+    ours = _tensors(adapted.module)
+    written = {name: torch.zeros_like(tensor, dtype=torch.int64) for name, tensor in ours.items()}
     with torch.no_grad():
-        for name, tensor in given.items():
-            ours[names[name]].copy_(_shaped(tensor, ours[names[name]], name))
+        for name in adapted.names:
+            slot = adapted.slot(name)
+            place = slot.of(ours[slot.name])
+            place.copy_(_shaped(slot.permute(given[name]), place, name))
+            slot.of(written[slot.name]).add_(1)
+    if wrong := [name for name, count in written.items() if not (count == 1).all()]:
+        raise UsageError(f"{reference.name}: our {wrong} are not covered one to one")
 
 
-def mismatches(reference: Reference, module: nn.Module, names: Mapping[str, str]) -> list[str]:
+def mismatches(reference: Reference, adapted: Adapted, dtype: torch.dtype = torch.float64) -> list[str]:
     """Run a loaded module in eval and in train mode; one line for every tensor that differs from the reference's.
 
-    Every tensor of the file must have been used, else that is a line, too.
+    In float64 that proves the mathematics, in float32 that ours is as exact as the reference's own float32 run. Every
+    tensor of the file must have been used, else that is a line, too.
     """
-    unread = {key: t for key, t in reference.tensors.items() if not key.startswith(("param.", "buffer."))}
-    found: list[str] = []
+    comparison = _Comparison(reference, adapted, dtype)
+    comparison.run("eval")
+    comparison.run("train")
+    comparison.buffers()
+    return comparison.found + [f"{key}: nothing of ours was compared with it" for key in comparison.unread]
 
-    def compare(key: str, ours: Tensor | None) -> None:
-        theirs = unread.pop(key)
-        if line := _difference(ours, theirs, reference.own_error):
-            found.append(f"{key}: {line}")
 
-    x, cotangent = unread.pop("input"), unread.pop("grad_out")
-    for mode in ("eval", "train"):
-        module.train(mode == "train")
-        module.zero_grad(set_to_none=True)
-        leaf = x.clone().requires_grad_()
-        out = module(leaf)
-        compare(f"output_{mode}", out)
+class _Comparison:
+    """What of a file has not been read yet, and what was found to differ."""
+
+    def __init__(self, reference: Reference, adapted: Adapted, dtype: torch.dtype) -> None:
+        self.reference, self.adapted, self.dtype = reference, adapted, dtype
+        self.module = adapted.module.to(dtype)
+        self.close = _tolerance(reference, dtype)
+        self.unread = {k: t for k, t in reference.tensors.items() if not k.startswith(("param.", "buffer."))}
+        self.input, self.cotangent = (self.unread.pop(key).to(dtype) for key in ("input", "grad_out"))
+        self.found: list[str] = []
+
+    def run(self, mode: str) -> None:
+        """Outputs and gradients in a mode."""
         suffix = "_eval" if mode == "eval" else ""
-        if mode == "eval" and "grad_input_eval" not in unread:
-            continue  # The file gives gradients in eval mode only where they are other ones; in train mode it must.
-        out.backward(cotangent)
-        compare(f"grad_input{suffix}", leaf.grad)
-        parameters = dict(module.named_parameters())
-        for name in reference.part("param."):
-            compare(f"grad{suffix}.{name}", parameters[names[name]].grad)
-    buffers = dict(module.named_buffers())
-    for name in reference.part("buffer_after_train."):
-        compare(f"buffer_after_train.{name}", buffers[names[name]])
-    return found + [f"{key}: nothing of ours was compared with it" for key in unread]
+        self.module.train(mode == "train")
+        self.module.zero_grad(set_to_none=True)
+        if mode == "eval":
+            for name, output in self.adapted.aux.items():
+                self.compare(f"aux_eval.{name}", output(self.input).detach())
+        leaf = self.input.clone().requires_grad_()
+        out = self.module(leaf)
+        self.compare(f"output_{mode}", out)
+        if mode == "eval" and "grad_input_eval" not in self.unread:
+            return  # The file gives gradients in eval mode only where they are other ones; in train mode it must.
+        out.backward(self.cotangent)
+        self.compare(f"grad_input{suffix}", leaf.grad)
+        for name in self.reference.part("param."):
+            slot = self.adapted.slot(name)
+            self.compare(f"grad{suffix}.{name}", self.module.get_parameter(slot.name).grad, slot)
+
+    def buffers(self) -> None:
+        """The buffers that one forward in train mode has left."""
+        ours = _tensors(self.module)
+        for name in self.reference.part("buffer_after_train."):
+            if name in self.adapted.constants:
+                self.unread.pop(f"buffer_after_train.{name}")
+            else:
+                slot = self.adapted.slot(name)
+                self.compare(f"buffer_after_train.{name}", ours[slot.name], slot)
+
+    def compare(self, key: str, ours: Tensor | None, slot: Slot | None = None) -> None:
+        theirs = self.unread.pop(key)
+        if slot is not None:
+            theirs = slot.permute(theirs)
+            ours = ours if ours is None else slot.of(ours)
+        if line := _difference(ours, theirs, self.close):
+            self.found.append(f"{key}: {line}")
 
 
-def _difference(ours: Tensor | None, theirs: Tensor, own_error: float) -> str:
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _tolerance(reference: Reference, dtype: torch.dtype) -> dict[str, float]:
+    """How near two right computations are."""
+    if reference.own_error is None:
+        return {"rtol": 1e-4, "atol": 1e-5}  # The reference itself ran in float32.
+    if dtype == torch.float64:
+        return {"rtol": 1e-5, "atol": 1e-6}  # The reference ran in float64; its file rounds to float32.
+    # Two float32 evaluations in another order differ by a few times what the reference's own differs from its float64
+    # one. The file states that relative to 1 + the largest value of all tensors.
+    largest = max(tensor.abs().max().item() for tensor in reference.tensors.values())
+    return {"rtol": 1e-4, "atol": max(1e-5, 4 * reference.own_error * (1 + largest))}
+
+
+def _difference(ours: Tensor | None, theirs: Tensor, close: Mapping[str, float]) -> str:
     """What differs, or nothing."""
     if ours is None:
         return "ours is missing"
     theirs = _shaped(theirs, ours, "result").to(ours.dtype)
-    # Two float32 evaluations in another order differ by a few times what one of them differs from float64.
-    atol = max(1e-5, 4 * own_error)
-    if torch.allclose(ours, theirs, rtol=1e-4, atol=atol):
+    if torch.allclose(ours, theirs, **close):
         return ""
     error = (ours - theirs).abs().max().item()
-    return f"largest difference {error:.2g}, largest value {theirs.abs().max().item():.2g}, atol {atol:.2g}"
+    return f"largest difference {error:.2g}, largest value {theirs.abs().max().item():.2g}, atol {close['atol']:.2g}"
 
 
 def _shaped(tensor: Tensor, like: Tensor, name: str) -> Tensor:

@@ -16,17 +16,20 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def test_equals_the_reference(right_reference: Reference) -> None:
-    module, names = adapt(right_reference.source, right_reference.config)
-    load(right_reference, module, names)
-    found = mismatches(right_reference, module, names)
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        adapted = adapt(right_reference.source, right_reference.config, right_reference.metadata["case"])
+        load(right_reference, adapted)
+        found += [f"{line} ({dtype})" for line in mismatches(right_reference, adapted, dtype)]
     assert not found, "\n".join(found)
 
 
 def test_differs_from_a_wrong_reference_only_by_its_fault(wrong_reference: Reference) -> None:
     assert wrong_reference.source in FAULTS, f"say in FAULTS what is wrong: {wrong_reference.metadata['notes']}"
     fault = FAULTS[wrong_reference.source]
-    module, names = adapt(wrong_reference.source, wrong_reference.config)
-    load(wrong_reference, module, names)
+    adapted = adapt(wrong_reference.source, wrong_reference.config, wrong_reference.metadata["case"])
+    load(wrong_reference, adapted)
+    module = adapted.module.eval()
     x, theirs = wrong_reference.tensors["input"], wrong_reference.tensors["output_eval"]
     with torch.no_grad():
         distance = (module(x) - theirs).abs().max().item()
@@ -43,52 +46,63 @@ def sem() -> Reference:
     return read(GOLDEN / "sem__authors_attention_c16_7x5.safetensors")
 
 
-@pytest.mark.parametrize("name", ["gamma", "beta", "decision.weight", "fc1.bias", "conv.weight"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "operators.ie.gamma",
+        "operators.ie.beta",
+        "decision.weight",
+        "operators.fc.fc1.bias",
+        "operators.cnn.conv.weight",
+    ],
+)
 def test_a_slightly_wrong_parameter_is_noticed(sem: Reference, name: str) -> None:
-    module, names = adapt(sem.source, sem.config)
-    load(sem, module, names)
+    adapted = adapt(sem.source, sem.config)
+    load(sem, adapted)
     with torch.no_grad():
-        module.get_parameter(name).view(-1)[0] += 1e-2
-    found = mismatches(sem, module, names)
+        adapted.module.get_parameter(name).view(-1)[0] += 1e-2
+    found = mismatches(sem, adapted)
     assert any(line.startswith("output_eval: largest difference") for line in found)
     assert any(line.startswith("grad_input: largest difference") for line in found)
 
 
 def test_a_wrong_gradient_behind_a_right_output_is_noticed(sem: Reference) -> None:
-    module, names = adapt(sem.source, sem.config)
-    load(sem, module, names)
-    module.gamma.register_hook(lambda grad: grad * 1.01)
-    assert [line.partition(":")[0] for line in mismatches(sem, module, names)] == ["grad.w1"]
+    adapted = adapt(sem.source, sem.config)
+    load(sem, adapted)
+    adapted.module.get_parameter("operators.ie.gamma").register_hook(lambda grad: grad * 1.01)
+    assert [line.partition(":")[0] for line in mismatches(sem, adapted)] == ["grad.w1"]
 
 
 def test_names_given_to_the_wrong_tensors_are_noticed(sem: Reference) -> None:
-    module, names = adapt(sem.source, sem.config)
-    names["w1"], names["b1"] = names["b1"], names["w1"]
-    load(sem, module, names)
-    assert mismatches(sem, module, names)
+    adapted = adapt(sem.source, sem.config)
+    adapted = replace(adapted, names=adapted.names | {"w1": adapted.names["b1"], "b1": adapted.names["w1"]})
+    load(sem, adapted)
+    assert mismatches(sem, adapted)
 
 
 def test_a_tensor_that_nothing_reads_is_noticed(sem: Reference) -> None:
-    module, names = adapt(sem.source, sem.config)
-    load(sem, module, names)
+    adapted = adapt(sem.source, sem.config)
+    load(sem, adapted)
     more = replace(sem, tensors={**sem.tensors, "aux_eval.gate": torch.zeros(1)})
-    assert mismatches(more, module, names) == ["aux_eval.gate: nothing of ours was compared with it"]
+    assert mismatches(more, adapted) == ["aux_eval.gate: nothing of ours was compared with it"]
 
 
 def test_a_name_left_over_on_either_side_is_an_error(sem: Reference) -> None:
-    module, names = adapt(sem.source, sem.config)
-    fewer = {theirs: ours for theirs, ours in names.items() if theirs != "w1"}
+    adapted = adapt(sem.source, sem.config)
+    fewer = {theirs: ours for theirs, ours in adapted.names.items() if theirs != "w1"}
     with pytest.raises(UsageError, match=r"names \['w1'\] are not mapped"):
-        load(sem, module, fewer)
-    with pytest.raises(UsageError, match=r"our \['gamma'\] are not covered one to one"):
-        load(sem, module, {**names, "w1": "beta"})
+        load(sem, replace(adapted, names=fewer))
+    with pytest.raises(
+        UsageError, match=r"our \['operators.ie.gamma', 'operators.ie.beta'\] are not covered one to one"
+    ):
+        load(sem, replace(adapted, names=adapted.names | {"w1": adapted.names["b1"]}))
 
 
 def test_a_transposed_parameter_is_an_error(sem: Reference) -> None:
-    module, names = adapt(sem.source, sem.config)
+    adapted = adapt(sem.source, sem.config)
     turned = replace(sem, tensors={**sem.tensors, "param.switch_fc.weight": torch.zeros(16, 3)})
     with pytest.raises(UsageError, match=r"'switch_fc.weight' has shape \(16, 3\); ours has \(3, 16\)"):
-        load(turned, module, names)
+        load(turned, adapted)
 
 
 def test_a_source_or_a_config_key_without_adapter_is_an_error(sem: Reference) -> None:

@@ -126,7 +126,7 @@ def grouped() -> nn.Module:
 
 
 def test_a_convolution_that_attention_cannot_follow_is_an_error() -> None:
-    with pytest.raises(UsageError, match=r"aaconv can take the place of a convolution with groups=1"):
+    with pytest.raises(UsageError, match=r"AAConv2d can take the place of a convolution with groups=1"):
         saccade.augment(grouped(), "aaconv", at="1")
     assert sites(saccade.augment(grouped(), "aaconv", at="0")) == [("0", "replace", "aaconv")]
 

@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade._checks import check_choice, check_divides, check_int, check_map, check_number
-from saccade.attention._base import Mechanism
+from saccade._checks import check_bool, check_choice, check_divides, check_int, check_map, check_number
+from saccade.attention._base import ConvLike, take_rows
 from saccade.attention._card import Paper
 from saccade.attention._sampling import Sampling, pair
 from saccade.errors import UsageError
@@ -57,7 +57,10 @@ PAPER = Paper(
         ),
         "Convolutions start as PyTorch's do; the listing leaves them to its own framework.",
     ),
-    limits=("Cost and memory grow with the square of H * W: the paper augments from the deepest stage outwards.",),
+    limits=(
+        "Cost and memory grow with the square of H * W: the paper augments from the deepest stage outwards.",
+        "In a network, dilation, groups and bias are those of the convolution whose place it takes.",
+    ),
 )
 
 
@@ -147,7 +150,7 @@ class SelfAttention2d(nn.Module):
         return out.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
 
-class AAConv2d(Mechanism):
+class AAConv2d(ConvLike):
     """Attention-augmented convolution (Bello et al., ICCV 2019, arXiv 1904.09925, equations 1 to 6).
 
     ``AAConv(x) = concat(conv(x), MHA(x))`` over channels, the convolution with ``out_channels - dv`` filters and first.
@@ -204,46 +207,26 @@ class AAConv2d(Mechanism):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        for name, value in {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "heads": heads,
-            "min_key_dim": min_key_dim,
-            "downsample": downsample,
-            "groups": groups,
-        }.items():
-            check_int(name, value)
+        check_int("in_channels", in_channels)
+        check_int("out_channels", out_channels)
+        check_int("groups", groups)
+        check_int("downsample", downsample)
+        check_bool("relative", relative)
+        check_bool("bias", bias)
         check_choice("backend", backend, BACKENDS)
         check_divides("groups", groups, "in_channels", in_channels)
-        check_number("kappa", kappa, low=0, high=math.inf)
-        check_number("upsilon", upsilon, low=0, high=1)
-        self.in_channels, self.out_channels = in_channels, out_channels
         heads, dk, dv = _resolve_depths(out_channels, heads, kappa, upsilon, min_key_dim, dk, dv)
-        kv_heads = heads if kv_heads is None else kv_heads
-        check_int("kv_heads", kv_heads)
-        check_divides("kv_heads", kv_heads, "heads", heads)
         check_divides("groups", groups, "out_channels - dv", out_channels - dv)
+        self.in_channels, self.out_channels = in_channels, out_channels
         sampling = Sampling.of_convolution(kernel_size, stride, padding, dilation)
-        self.conv = (
-            nn.Conv2d(
-                in_channels,
-                out_channels - dv,
-                sampling.kernel,
-                sampling.stride,
-                sampling.padding,
-                sampling.dilation,
-                groups=groups,
-                bias=bias,
-            )
-            if dv < out_channels
-            else None
-        )
+        geometry = (sampling.kernel, sampling.stride, sampling.padding, sampling.dilation, groups, bias)
+        self.conv = nn.Conv2d(in_channels, out_channels - dv, *geometry) if dv < out_channels else None
         self.attention = SelfAttention2d(
             in_channels,
             dk=dk,
             dv=dv,
             heads=heads,
-            kv_heads=kv_heads,
+            kv_heads=_resolve_kv_heads(heads, kv_heads),
             relative=relative,
             feature_size=pair("feature_size", feature_size),
             sampling=sampling,
@@ -252,43 +235,27 @@ class AAConv2d(Mechanism):
             backend=backend,
         )
 
+    def take_filters(self, conv: nn.Conv2d) -> None:
+        """Start from the first ``out_channels - dv`` filters of a convolution; those that are frozen stay so."""
+        if self.conv is None:
+            return
+        take_rows(self.conv.weight, conv.weight)
+        if self.conv.bias is not None and conv.bias is not None:
+            take_rows(self.conv.bias, conv.bias)
+
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, **options: Any) -> Self:
-        """The augmented form of a convolution: its geometry, and its first ``out_channels - dv`` filters to start from.
+    def sized(cls, in_size: tuple[int, int], out_size: tuple[int, int], options: dict[str, Any]) -> dict[str, Any]:
+        """The true size for the relative tables, unless the caller gave one."""
+        if "feature_size" in options:
+            return {}
+        every = options.get("downsample", 1)
+        check_int("downsample", every)
+        height, width = (-(-size // every) for size in out_size)
+        return {"feature_size": (height, width)}
 
-        Filters that are frozen stay so; the attention learns.
-
-        Raises:
-            UsageError: a convolution with groups, with padding other than zeros, or with padding given in words; an
-                option that the convolution settles.
-        """
-        if conv.groups != 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-            raise UsageError(
-                f"aaconv can take the place of a convolution with groups=1 and numeric zero padding; got {conv}"
-            )
-        geometry = {
-            "kernel_size": conv.kernel_size,
-            "stride": conv.stride,
-            "padding": conv.padding,
-            "dilation": conv.dilation,
-            "bias": conv.bias is not None,
-        }
-        if settled := [name for name in (*geometry, "groups") if name in options]:
-            raise UsageError(
-                f"`{settled[0]}` (={options[settled[0]]!r}) is that of the convolution whose place aaconv takes; "
-                "leave it out"
-            )
-        augmented = cls(conv.in_channels, conv.out_channels, **geometry, **options)
-        augmented.to(device=conv.weight.device, dtype=conv.weight.dtype)
-        if augmented.conv is not None:
-            with torch.no_grad():
-                filters = augmented.conv.out_channels
-                augmented.conv.weight.copy_(conv.weight[:filters])
-                augmented.conv.weight.requires_grad_(conv.weight.requires_grad)
-                if conv.bias is not None and augmented.conv.bias is not None:
-                    augmented.conv.bias.copy_(conv.bias[:filters])
-                    augmented.conv.bias.requires_grad_(conv.bias.requires_grad)
-        return augmented
+    @property
+    def blended(self) -> nn.Module:
+        return self.attention
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.in_channels, "aaconv")
@@ -300,6 +267,10 @@ def _resolve_depths(
     out_channels: int, heads: int, kappa: float, upsilon: float, min_key_dim: int, dk: int | None, dv: int | None
 ) -> tuple[int, int, int]:
     """The caller's own depths as they are, the others by the paper's ratios."""
+    check_int("heads", heads)
+    check_int("min_key_dim", min_key_dim)
+    check_number("kappa", kappa, low=0, high=math.inf)
+    check_number("upsilon", upsilon, low=0, high=1)
     if dk is None or dv is None:
         heads, own_dk, own_dv = attention_depths(out_channels, heads, kappa, upsilon, min_key_dim)
         dk, dv = own_dk if dk is None else dk, own_dv if dv is None else dv
@@ -309,6 +280,14 @@ def _resolve_depths(
     if dv > out_channels:
         raise UsageError(f"`dv` (={dv}) must be at most `out_channels` (={out_channels})")
     return heads, dk, dv
+
+
+def _resolve_kv_heads(heads: int, kv_heads: int | None) -> int:
+    if kv_heads is None:
+        return heads
+    check_int("kv_heads", kv_heads)
+    check_divides("kv_heads", kv_heads, "heads", heads)
+    return kv_heads
 
 
 def _floor_to_multiple(value: float, step: int) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade._checks import check_map, hidden_width
+from saccade._checks import check_bool, check_map, hidden_width
 from saccade.attention._base import Gate
 from saccade.attention._card import Paper
 
@@ -57,6 +57,7 @@ class SqueezeExcitation(Gate):
 
     def __init__(self, channels: int, *, reduction: int = 16, bias: bool = True) -> None:
         super().__init__()
+        check_bool("bias", bias)
         self.channels = channels
         width = hidden_width(channels, reduction)
         self.fc1 = nn.Linear(channels, width, bias=bias)

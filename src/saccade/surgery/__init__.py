@@ -5,6 +5,7 @@ from saccade.surgery.attach import AttachedEdit as AttachedEdit
 from saccade.surgery.attach import ConvBlend as ConvBlend
 from saccade.surgery.attach import Edited as Edited
 from saccade.surgery.attach import GateBlend as GateBlend
+from saccade.surgery.attach import TermBlend as TermBlend
 from saccade.surgery.attach import detach as detach
 from saccade.surgery.attach import host_class as host_class
 from saccade.surgery.edit import apply_edits as apply_edits

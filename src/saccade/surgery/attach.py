@@ -53,6 +53,18 @@ class GateBlend(AttachedEdit):
         return y * ((1 - alpha) + alpha * gate)
 
 
+class TermBlend(AttachedEdit):
+    """Identity start of an added term t: ``y + a * t(y)``, exactly y at a = 0, the paper's form at a = 1."""
+
+    def __init__(self, attention: nn.Module, edit: Edit) -> None:
+        super().__init__(attention, edit)
+        self.alpha = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        term = cast(Callable[[Tensor], Tensor], self.attention.term)(y).to(y.dtype)
+        return y + self.alpha.to(y.dtype) * term
+
+
 class ConvBlend(AttachedEdit):
     """Identity start of attention in a convolution's place: blended into the last channels of the whole convolution.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,14 @@ class Site:
     module: nn.Module
     in_shape: Shape
     out_shape: Shape
+
+    @property
+    def in_size(self) -> tuple[int, int]:
+        return cast(tuple[int, int], self.in_shape[-2:])
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        return cast(tuple[int, int], self.out_shape[-2:])
 
 
 def match_paths(model: nn.Module, at: str | Sequence[str]) -> list[str]:

@@ -1,0 +1,80 @@
+"""What an adapter gives: our module for a golden file, and where each of the reference's tensors is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from saccade.errors import UsageError
+
+Source = tuple[str, str, str]  # module, repository, path
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of a reference's tensor in ours: a name, and where layouts differ, which rows or in which order."""
+
+    name: str
+    rows: tuple[int, int] | None = None
+    """From which row of our tensor to which the reference's is, where it keeps several tensors for one of ours."""
+    permute: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    """The reference's tensor (or its gradient) in our order; it may reshape and permute, nothing else."""
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The part of our tensor."""
+        return tensor if self.rows is None else tensor[slice(*self.rows)]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    module: nn.Module
+    names: Mapping[str, str | Slot]
+    aux: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    """Further outputs that a reference's file holds, from the input."""
+    constants: frozenset[str] = frozenset()
+    """The reference's buffers for which ours has nothing to load: index tables, counters that never count."""
+
+    def slot(self, name: str) -> Slot:
+        slot = self.names[name]
+        return Slot(slot) if isinstance(slot, str) else slot
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a reference: we differ from it by at least ``distance``, and agree once the fault is ours."""
+
+    reason: str
+    distance: float
+    reproduce: Callable[[Any, Tensor], Tensor]
+
+
+class Through(nn.Module):
+    """A module, run by a function of it and of the input: for references that do only a part, or in another layout."""
+
+    def __init__(self, module: nn.Module, run: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.module = module
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.module, x)
+
+
+def reduction_for(channels: int, width: int) -> int:
+    """The reduction that gives a hidden width."""
+    reduction = channels // width
+    if reduction < 1 or max(1, channels // reduction) != width:
+        raise UsageError(f"no reduction of {channels} channels gives a hidden width of {width}")
+    return reduction
+
+
+def layer_names(theirs: Mapping[str, str], module: nn.Module) -> dict[str, str]:
+    """Every tensor of our module by the reference's name; ``theirs`` maps our layers' paths to the reference's."""
+    names = {}
+    for name in module.state_dict():
+        layer, _, kind = name.rpartition(".")
+        names[f"{theirs[layer]}.{kind}"] = name
+    return names
