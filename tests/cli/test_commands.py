@@ -1,6 +1,7 @@
 """What commands print."""
 
 import inspect
+import json
 
 import pytest
 
@@ -17,12 +18,35 @@ def run(words: str, monkeypatch, capsys) -> str:
 
 def test_list_names_every_mechanism(monkeypatch, capsys):
     lines = run("list", monkeypatch, capsys).splitlines()
-    assert {line.split()[0] for line in lines[1:]} == set(saccade.list_attention())
+    assert lines[0].split() == ["name", "kind", "attends", "year", "params", "MACs", "paper"]
+    assert [line.split()[0] for line in lines[1 : lines.index("")]] == saccade.list_attention()
+    se = next(line for line in lines if line.startswith("se "))
+    assert "8.5 k" in se
+    assert "0.06 M" in se
+    assert "Squeeze-and-Excitation Networks" in se
+    assert lines[-1].endswith("a plain one costs 589.8 k and 115.61 M.")
+
+
+def test_list_as_data_has_the_numbers_of_the_modules(monkeypatch, capsys):
+    entries = json.loads(run("list --json", monkeypatch, capsys))
+    assert [entry["name"] for entry in entries] == saccade.list_attention()
+    for entry in entries:
+        module = saccade.create_attention(entry["name"], 256)
+        assert entry["params"] == sum(p.numel() for p in module.parameters())
+        assert (entry["channels"], entry["height"], entry["width"]) == (256, 14, 14)
+    se = entries[saccade.list_attention().index("se")]
+    assert se["macs"] == 2 * 256 * 16 + 256 * 14 * 14
+    assert (se["kind"], se["attends"], se["year"], se["arxiv"]) == ("gate", "channel", 2018, "1709.01507")
+
+
+def test_list_as_data_keeps_to_what_was_asked(monkeypatch, capsys):
+    entries = json.loads(run("list --kind conv --json", monkeypatch, capsys))
+    assert [entry["name"] for entry in entries] == saccade.list_attention(kind="conv")
 
 
 def test_list_keeps_to_what_was_asked(monkeypatch, capsys):
     lines = run("list --attends channel", monkeypatch, capsys).splitlines()
-    named = {line.split()[0] for line in lines[1:]}
+    named = {line.split()[0] for line in lines[1 : lines.index("")]}
     assert named == set(saccade.list_attention(attends="channel"))
     assert "se" in named
     assert "gam" not in named
@@ -32,6 +56,22 @@ def test_describe_prints_the_card(monkeypatch, capsys):
     text = run("describe gam", monkeypatch, capsys)
     for part in ("arXiv 2112.05561", "kind gate, attends channel+spatial", "reduction=4", "105 M at C = 2048"):
         assert part in text
+
+
+def test_describe_tells_the_cost_at_common_sizes(monkeypatch, capsys):
+    lines = run("describe gam", monkeypatch, capsys).splitlines()
+    cost = [line.split() for line in lines[lines.index("Cost") + 1 :]]
+    assert [" ".join(words[:6]) for words in cost] == [
+        "C = 64, 56 x 56",
+        "C = 256, 14 x 14",
+        "C = 512, 7 x 7",
+        "C = 2048, 7 x 7",
+    ]
+    hidden = 2048 // 4
+    params = 2 * 2048 * hidden + 2 * 49 * 2048 * hidden + 2 * (hidden + 2048) + 2 * (hidden + 2048)
+    assert cost[-1][6:8] == [f"{params:,}", "parameters"]
+    macs = 49 * (2 * 2048 * hidden + 2 * 49 * 2048 * hidden + 2 * 2048)
+    assert cost[-1][8:] == [f"{macs:,}", "MACs"]
 
 
 def test_help_names_the_commands(monkeypatch, capsys):

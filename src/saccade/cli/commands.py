@@ -36,20 +36,22 @@ def options(
 def list_command(
     kind: Annotated[str | None, typer.Option(help="Only this kind: gate, conv, ...")] = None,
     attends: Annotated[str | None, typer.Option(help="Only what weighs this: channel, positions, ...")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List the attention mechanisms."""
+    """List the attention mechanisms, with what they cost at 256 channels on a 14 x 14 map."""
     import saccade
-    from saccade.cli.tables import print_mechanisms
+    from saccade.cli import mechanisms
 
-    print_mechanisms([saccade.describe(name) for name in saccade.list_attention(kind, attends)])
+    names = saccade.list_attention(kind, attends)
+    (mechanisms.print_json if json else mechanisms.print_table)(names)
 
 
 @app.command()
 def describe(name: Annotated[str, typer.Argument(help="A mechanism, such as gam.")]) -> None:
-    """Tell all about a mechanism: paper, equations, options, deviations, limits."""
-    import saccade
+    """Tell all about a mechanism: paper, equations, options, deviations, limits, and what it costs."""
+    from saccade.cli import mechanisms
 
-    print(saccade.describe(name))
+    mechanisms.print_card(name)
 
 
 @app.command()

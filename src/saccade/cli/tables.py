@@ -12,21 +12,12 @@ from rich.text import Text
 from saccade.report.answer import answer
 
 if TYPE_CHECKING:
-    from saccade.attention._card import Card
     from saccade.report.results import Results, VariantResult
-
-
-def print_mechanisms(cards: list[Card]) -> None:
-    """One line for every mechanism."""
-    table = Table("name", "kind", "attends", "year", "paper", box=None, pad_edge=False)
-    for card in cards:
-        table.add_row(card.name, card.kind, card.attends, str(card.year), card.title)
-    _console().print(table)
 
 
 def print_comparison(results: Results, report: Path) -> None:
     """The answer, the verdicts, the costs and where attention stands, what to know of them, the path of the report."""
-    console = _console()
+    out = console()
     verdicts = _table(
         ("variant", "accuracy\n%", "difference", "95 % interval", "verdict", "seeds to\ndecide"),
         [_verdict_row(variant) for variant in results.variants],
@@ -38,8 +29,8 @@ def print_comparison(results: Results, report: Path) -> None:
         left=("variant", "where"),
     )
     for table in (verdicts, costs):
-        console.print(table)
-        console.print()
+        out.print(table)
+        out.print()
     lines = [f"failed: {trial.name}, seed {trial.seed}: {trial.reason}" for trial in results.failed]
     lines.append(
         f"Differences are in points, the margin is {results.margin:g}. "
@@ -47,10 +38,10 @@ def print_comparison(results: Results, report: Path) -> None:
     )
     lines += [answer(results), f"report: {report}"]
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        out.print(line, markup=False, highlight=False)
 
 
-def _console() -> Console:
+def console() -> Console:
     """A file or a pipe has no width of its own, and a wrapped table cannot be read by a program."""
     console = Console()
     return console if console.is_terminal else Console(width=200)

@@ -1,0 +1,25 @@
+"""What the pages say is what the code has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import saccade
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/mechanisms.md", "CHANGELOG.md"])
+def test_the_page_names_every_mechanism(page: str) -> None:
+    prose = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    words = {word for code in re.findall(r"`([^`]+)`", prose) for word in code.split()}
+    assert not set(saccade.list_attention()) - words
+
+
+def test_the_table_of_kinds_is_the_catalogues() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| `([^`]+)` \|$", (ROOT / "docs/mechanisms.md").read_text(), re.MULTILINE)
+    kinds = {saccade.describe(name).kind for name in saccade.list_attention()}
+    assert {kind: names.split() for kind, names in rows} == {kind: saccade.list_attention(kind=kind) for kind in kinds}
