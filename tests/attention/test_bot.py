@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from attention.builders import build, maps, randomise
-from saccade.attention.bot import BoTAttention2d, resize_positions, strided_average
+from saccade.attention._sampling import strided_average
+from saccade.attention.bot import BoTAttention2d, resize_positions
 from saccade.errors import UsageError
 
 

@@ -78,3 +78,14 @@ def layer_names(theirs: Mapping[str, str], module: nn.Module) -> dict[str, str]:
         layer, _, kind = name.rpartition(".")
         names[f"{theirs[layer]}.{kind}"] = name
     return names
+
+
+def size_pair(size: int | list[int]) -> tuple[int, int]:
+    """(height, width)."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def multiple_of_8(value: int) -> int:
+    """timm's rounding of a width: the nearest multiple of 8, at least 8, and not below nine tenths of the value."""
+    nearest = max(8, (value + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * value else nearest

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,7 +39,7 @@ class Sampling:
         kernel, steps = pair("kernel_size", kernel_size), pair("stride", stride)
         spread = pair("dilation", dilation)
         if padding is None:
-            padding = cast(tuple[int, int], tuple(d * (k - 1) // 2 for d, k in zip(spread, kernel, strict=True)))
+            padding = same_padding(kernel, spread)
         return cls(kernel, steps, pair("padding", padding, at_least=0), spread)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -47,6 +48,23 @@ class Sampling:
         x = x[:, :, rows, columns]
         # Every stride-th pixel; by pooling, so that torch.export finds the size by the convolution's own formula.
         return x if self.stride == (1, 1) else F.avg_pool2d(x, 1, self.stride)
+
+
+def strided_average(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """Average over ``stride`` pixels, at the border over those that exist: a map (B, C, H, W) of ceil(H/s), ceil(W/s).
+
+    As average pooling with ``ceil_mode``, by a formula for the size that torch.export can follow.
+    """
+    if stride == (1, 1):
+        return x
+    surplus = (0, stride[1] - 1, 0, stride[0] - 1)
+    share = F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), surplus), stride)
+    return F.avg_pool2d(F.pad(x, surplus), stride) / share
+
+
+def same_padding(kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+    """The padding that keeps the size at stride 1, of odd kernels."""
+    return dilation[0] * (kernel[0] - 1) // 2, dilation[1] * (kernel[1] - 1) // 2
 
 
 def pair(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple[int, int]:

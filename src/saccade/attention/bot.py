@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from saccade._checks import check_bool, check_choice, check_divides, check_int, check_map, largest_divisor
 from saccade.attention._base import ConvLike
 from saccade.attention._card import Paper
-from saccade.attention._sampling import Sampling, pair
+from saccade.attention._sampling import Sampling, pair, strided_average
 from saccade.ops import relative_attention_2d, resize_relative_table
 from saccade.ops.relative_attention import BACKENDS
 
@@ -73,18 +73,6 @@ def resize_positions(table: Tensor, size: int) -> Tensor:
     low = place.floor()
     high = (low + 1).clamp(max=last)
     return torch.lerp(table[low.long()], table[high.long()], (place - low).to(table.dtype)[:, None])
-
-
-def strided_average(x: Tensor, stride: tuple[int, int]) -> Tensor:
-    """Average over ``stride`` pixels, at the border over those that exist: a map (B, C, H, W) of ceil(H/s), ceil(W/s).
-
-    As average pooling with ``ceil_mode``, by a formula for the size that torch.export can follow.
-    """
-    if stride == (1, 1):
-        return x
-    surplus = (0, stride[1] - 1, 0, stride[0] - 1)
-    share = F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), surplus), stride)
-    return F.avg_pool2d(F.pad(x, surplus), stride) / share
 
 
 class BoTAttention2d(ConvLike):

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +11,7 @@ from saccade._checks import check_bool, check_choice, check_int, check_map, chec
 from saccade.attention._base import ConvLike, take_rows
 from saccade.attention._card import Paper
 from saccade.attention._coordinates import axis_coordinates
-from saccade.attention._sampling import pair
+from saccade.attention._sampling import pair, same_padding
 
 ORDERS = ("xy", "yx")
 
@@ -108,7 +106,7 @@ class CoordConv2d(ConvLike):
         check_bool("bias", bias)
         kernel, spread = pair("kernel_size", kernel_size), pair("dilation", dilation)
         if padding is None:
-            padding = cast(tuple[int, int], tuple(d * (k - 1) // 2 for d, k in zip(spread, kernel, strict=True)))
+            padding = same_padding(kernel, spread)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.radius, self.order, self.centre = radius, order, centre
         self.conv = nn.Conv2d(

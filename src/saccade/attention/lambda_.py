@@ -16,8 +16,7 @@ from saccade._checks import check_bool, check_divides, check_int, check_map, lar
 from saccade.attention._base import ConvLike
 from saccade.attention._card import Paper
 from saccade.attention._norm import BatchNorm2d
-from saccade.attention._sampling import Sampling, pair
-from saccade.attention.bot import strided_average
+from saccade.attention._sampling import Sampling, pair, strided_average
 from saccade.errors import UsageError
 from saccade.ops import resize_relative_table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity.adapted import Adapted
+from parity.adapted import Adapted, multiple_of_8, size_pair
 from saccade.attention.bot import BoTAttention2d
 
 
@@ -42,16 +42,6 @@ def of_lucidrains(
     else:
         tables = {"pos_emb.height": "pos_h", "pos_emb.width": "pos_w"}
     return Adapted(module, {"to_qkv.weight": "qkv.weight", **tables})
-
-
-def size_pair(size: int | list[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def multiple_of_8(value: int) -> int:
-    """The nearest multiple of 8, but at least 8 and not below nine tenths of the value."""
-    nearest = max(8, (value + 4) // 8 * 8)
-    return nearest + 8 if nearest < 0.9 * value else nearest
 
 
 ADAPTERS = {

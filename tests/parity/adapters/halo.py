@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.adapted import Adapted, Fault, Slot
-from parity.adapters.bot import multiple_of_8
+from parity.adapted import Adapted, Fault, Slot, multiple_of_8
 from saccade.attention.halo import HaloAttention2d
 from saccade.errors import UsageError
 

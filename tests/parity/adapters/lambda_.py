@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from parity.adapted import Adapted, Slot
-from parity.adapters.bot import multiple_of_8, size_pair
+from parity.adapted import Adapted, Slot, multiple_of_8, size_pair
 from saccade.attention.lambda_ import LambdaLayer2d
 from saccade.errors import UsageError
 
