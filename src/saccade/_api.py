@@ -17,6 +17,7 @@ from saccade.errors import UsageError
 from saccade.surgery import (
     AttachedEdit,
     ConvBlend,
+    ConvTerm,
     Edit,
     Edited,
     GateBlend,
@@ -169,4 +170,6 @@ def _build_in_place(cls: type[ConvLike], edit: Edit, site: Site, sizes: dict[str
             "own way to compute, weights or padding for instance; name other modules"
         )
     replacement = cls.from_conv(conv, **sizes, **edit.options)
-    return ConvBlend(replacement.blended, edit) if edit.start == "identity" else replacement
+    if edit.start == "paper":
+        return replacement
+    return ConvBlend(replacement.blended, edit) if replacement.added is None else ConvTerm(replacement.added, edit)

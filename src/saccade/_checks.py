@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,9 @@ def largest_divisor(value: int, at_most: int) -> int:
 
 
 def check_number(name: str, value: object, *, low: float, high: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-        raise UsageError(f"`{name}` (={value!r}) must be a number from {low} to {high}")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high or math.isinf(value):
+        reach = f"of at least {low}, and finite" if math.isinf(high) else f"from {low} to {high}"
+        raise UsageError(f"`{name}` (={value!r}) must be a number {reach}")
 
 
 def check_divides(name: str, value: int, whole_name: str, whole: int) -> None:
@@ -81,8 +83,13 @@ def keyword_options(target: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def hidden_width(channels: int, reduction: int) -> int:
-    """The width of a bottleneck: ``max(1, channels // reduction)``, so that small maps work."""
+def hidden_width(channels: int, reduction: int, width: int | None = None) -> int:
+    """The width of a bottleneck: ``max(1, channels // reduction)``, so that small maps work, or the caller's own."""
     check_int("channels", channels)
     check_int("reduction", reduction)
-    return max(1, channels // reduction)
+    if width is None:
+        return max(1, channels // reduction)
+    check_int("width", width)
+    if width > channels:
+        raise UsageError(f"`width` (={width}) must be at most `channels` (={channels}): it is that of a bottleneck")
+    return width

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import saccade
 from attention.builders import build, maps, randomise
 from saccade.attention._coordinates import axis_coordinates
 from saccade.attention.coordconv import CoordConv2d, add_coordinates, map_coordinates
@@ -63,7 +64,7 @@ def test_equals_the_papers_equations(
 ) -> None:
     module = CoordConv2d(3, 4, 3, stride, padding, dilation=dilation, bias=bias, **options)
     module, x = randomise(module).double(), maps(2, 3, 8, 7, dtype=torch.float64)
-    weight = module.conv.weight.detach().numpy()
+    weight = torch.cat((module.conv.weight, module.coordinates.weight), dim=1).detach().numpy()
     shift = module.conv.bias.detach().numpy() if bias else 0.0
     margin = dilation if padding is None else padding
     settings = {"order": "xy", "radius": False, "centre": 0.0} | options
@@ -114,10 +115,10 @@ def test_starts_as_the_convolution_whose_place_it_takes(bias: bool, radius: bool
     assert module.conv.weight.requires_grad
 
 
-def test_filters_that_are_frozen_stay_frozen_and_are_not_shared() -> None:
+def test_filters_that_are_frozen_stay_frozen_and_are_not_shared_while_coordinates_learn() -> None:
     conv = nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
     module = CoordConv2d.from_conv(conv)
-    assert not any(p.requires_grad for p in module.parameters())
+    assert [name for name, p in module.named_parameters() if p.requires_grad] == ["coordinates.weight"]
     before = conv.weight.clone()
     module.conv.weight.data.add_(1)
     assert torch.equal(conv.weight, before)
@@ -146,3 +147,27 @@ def test_wrong_arguments_are_errors(arguments: dict, message: str) -> None:
 def test_the_channels_of_the_map_do_not_count_the_coordinates() -> None:
     with pytest.raises(UsageError, match="coordconv was built for 4 channels; got a map with 6"):
         CoordConv2d(4, 4, 3)(maps(1, 6, 5, 5))
+
+
+def test_centre_is_zero_by_default() -> None:
+    module, x = randomise(CoordConv2d(2, 3, 1, radius=True)), maps(1, 2, 5, 4)
+    planes = map_coordinates(x, radius=True, centre=0.0)
+    torch.testing.assert_close(module.coordinates(x), torch.nn.functional.conv2d(planes, module.coordinates.weight))
+
+
+def test_starts_as_one_convolution_over_all_its_input_channels() -> None:
+    torch.manual_seed(0)
+    whole = nn.Conv2d(6, 4, 3, padding=1)
+    torch.manual_seed(0)
+    module, x = CoordConv2d(4, 4, 3), maps(2, 4, 5, 6)
+    torch.testing.assert_close(module(x), whole(add_coordinates(x)))
+
+
+def test_its_identity_start_learns_without_a_blend() -> None:
+    host = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    new, x = saccade.augment(host, "coordconv", at="0", example_input=torch.zeros(2, 3, 6, 5)), maps(2, 3, 6, 5)
+    assert torch.equal(new(x), host(x))
+    added = {name for name, _ in new.named_parameters()} - {name for name, _ in host.named_parameters()}
+    assert added == {"0.saccade.coordconv.attention.weight"}
+    new(x).square().sum().backward()
+    assert all(new.get_parameter(name).grad.abs().max() > 0 for name in added)

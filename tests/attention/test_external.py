@@ -105,3 +105,14 @@ def test_sizes_below_one_are_errors(name: str) -> None:
 def test_a_switch_that_is_no_bool_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"`relu` \(='yes'\) must be True or False"):
         ExternalAttention(8, relu="yes")
+
+
+def test_has_64_memories_by_default() -> None:
+    assert ExternalAttention(512).memory.keys.weight.shape == (64, 512, 1, 1)
+
+
+def test_float16_stays_finite_where_all_weights_of_a_position_underflow() -> None:
+    module = build("external", 16).half()
+    with torch.no_grad():
+        module.memory.keys.weight.mul_(20)
+    assert module(maps(2, 16, 32, 32).half()).isfinite().all()

@@ -135,7 +135,7 @@ def test_has_the_parameters_of_the_equations(options: dict[str, Any], count: int
 
 
 def test_global_mean_with_mlp_is_squeeze_and_excitation() -> None:
-    ours, theirs, x = build("ge", 20, excite="mlp"), build("se", 20), maps(2, 20, 7, 5)
+    ours, theirs, x = build("ge", 20, excite="mlp"), build("se", 20, bias=True), maps(2, 20, 7, 5)
     theirs.load_state_dict({key: p.flatten(1) if p.dim() == 4 else p for key, p in ours.state_dict().items()})
     torch.testing.assert_close(ours(x), theirs(x))
 
@@ -212,7 +212,7 @@ def test_a_gather_of_the_whole_map_takes_that_size_alone() -> None:
         ({"gather": "depthwize"}, r"`gather` \(='depthwize'\) must be one of .*did you mean 'depthwise'"),
         ({"excite": "ml"}, r"`excite` \(='ml'\) must be one of .*did you mean 'mlp'"),
         ({"extent": 1}, r"`extent` \(=1\) must be an integer of at least 2"),
-        ({"extent": 6}, r"`extent` \(=6\) must be a power of two, or None"),
+        ({"gather": "depthwise", "extent": 6}, r"`extent` \(=6\) must be a power of two for gather='depthwise'"),
         ({"reduction": 0}, r"`reduction` \(=0\) must be an integer of at least 1"),
         ({"feature_size": 0}, r"`feature_size` \(=0\) must be an integer of at least 1"),
         ({"mlp_relu": None}, r"`mlp_relu` \(=None\) must be True or False"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attention.builders import build, maps, sigmoid
-from saccade.attention.residual_mask import ResidualMask
+from saccade.attention.residual_mask import ResidualMask, channel_activation, spatial_activation
 from saccade.errors import UsageError
 
 Parameters = dict[str, np.ndarray]
@@ -170,3 +170,13 @@ def test_counts_below_one_are_errors(option: str, value: object) -> None:
 def test_an_unknown_activation_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"`activation` \(='mixd'\) must be one of .*did you mean 'mixed'"):
         ResidualMask(8, activation="mixd")
+
+
+@pytest.mark.parametrize("activation", [channel_activation, spatial_activation])
+def test_activations_of_constant_maps_are_finite_in_float16(activation) -> None:
+    z = torch.zeros(1, 4, 3, 2, dtype=torch.float16).requires_grad_()
+    out = activation(z)
+    out.sum().backward()
+    assert out.dtype is torch.float16
+    assert out.isfinite().all()
+    assert z.grad.isfinite().all()

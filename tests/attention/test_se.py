@@ -48,6 +48,18 @@ def test_weights_depend_on_the_means_alone() -> None:
     torch.testing.assert_close(module.gate(x.mean((2, 3), keepdim=True)), module.gate(x))
 
 
+def test_has_no_biases_by_default_as_the_equations() -> None:
+    assert [name for name, _ in SqueezeExcitation(64).named_parameters()] == ["fc1.weight", "fc2.weight"]
+
+
+def test_a_width_of_ones_own_takes_the_place_of_the_quotient() -> None:
+    assert SqueezeExcitation(20, width=8).fc1.weight.shape == (8, 20)
+    with pytest.raises(UsageError, match=r"`width` \(=21\) must be at most `channels` \(=20\)"):
+        SqueezeExcitation(20, width=21)
+    with pytest.raises(UsageError, match=r"`width` \(=0\) must be an integer of at least 1"):
+        SqueezeExcitation(20, width=0)
+
+
 def test_has_the_parameters_of_the_paper() -> None:
     count = {bias: sum(p.numel() for p in SqueezeExcitation(256, bias=bias).parameters()) for bias in (False, True)}
     assert count == {False: 2 * 256 * 16, True: 2 * 256 * 16 + 16 + 256}

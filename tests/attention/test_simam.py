@@ -94,7 +94,7 @@ def test_one_graph_computes_the_same_with_the_same_gradient() -> None:
 
 @pytest.mark.parametrize("lam", [0, -1.0, math.nan])
 def test_a_lam_that_is_not_positive_is_an_error(lam: float) -> None:
-    with pytest.raises(UsageError, match=r"`lam` \(=.*\) must be a number from 1e-12 to inf"):
+    with pytest.raises(UsageError, match=r"`lam` \(=.*\) must be a number of at least 1e-12, and finite"):
         SimAM(8, lam=lam)
 
 

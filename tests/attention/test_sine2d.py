@@ -68,7 +68,7 @@ def test_has_no_parameters_and_no_buffers() -> None:
 
 @pytest.mark.parametrize("base", [0.5, -1, True, "10"])
 def test_a_wrong_base_is_an_error(base: object) -> None:
-    with pytest.raises(UsageError, match=r"`base` \(=.*\) must be a number from 1 to inf"):
+    with pytest.raises(UsageError, match=r"`base` \(=.*\) must be a number of at least 1, and finite"):
         Sine2d(8, base=base)
 
 

@@ -30,7 +30,8 @@ COUNTS = {
 def test_has_the_papers_number_of_parameters_with_and_without_attention(depth: int, classes: int) -> None:
     with torch.device("meta"):
         host = CifarResNet(depth, block="bottleneck", num_classes=classes)
-    models = [host, *(saccade.augment(host, name, at="*.bn3", start="paper") for name in ("se", "sem"))]
+    options = {"se": {"bias": True}, "sem": {}}
+    models = [host, *(saccade.augment(host, name, at="*.bn3", options=o, start="paper") for name, o in options.items())]
     assert [millions(model) for model in models] == [pytest.approx(n, abs=5e-5) for n in COUNTS[depth, classes]]
     assert len(saccade.plan_of(models[1])) == (depth - 2) // 3
 

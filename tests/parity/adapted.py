@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from saccade.errors import UsageError
-
 Source = tuple[str, str, str]  # module, repository, path
+Shapes = Mapping[str, tuple[int, ...]]  # of the tensors of a file: "input", "param.weight", ...
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Slot:
     rows: tuple[int, int] | None = None
     """From which row of our tensor to which the reference's is, where it keeps several tensors for one of ours."""
     permute: Callable[[Tensor], Tensor] = lambda tensor: tensor
-    """The reference's tensor (or its gradient) in our order; it may reshape and permute, nothing else."""
+    """The reference's tensor (or its gradient) in our order, or our part of it; it may do nothing else."""
 
     def of(self, tensor: Tensor) -> Tensor:
         """The part of our tensor."""
@@ -31,15 +30,17 @@ class Slot:
 @dataclass(frozen=True)
 class Adapted:
     module: nn.Module
-    names: Mapping[str, str | Slot]
+    names: Mapping[str, str | Slot | tuple[Slot, ...]]
+    """Where each of the reference's tensors is in ours; several places for one that we keep in parts."""
     aux: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     """Further outputs that a reference's file holds, from the input."""
     constants: frozenset[str] = frozenset()
     """The reference's buffers for which ours has nothing to load: index tables, counters that never count."""
 
-    def slot(self, name: str) -> Slot:
-        slot = self.names[name]
-        return Slot(slot) if isinstance(slot, str) else slot
+    def slots(self, name: str) -> tuple[Slot, ...]:
+        place = self.names[name]
+        place = Slot(place) if isinstance(place, str) else place
+        return place if isinstance(place, tuple) else (place,)
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,6 @@ class Through(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(self.module, x)
-
-
-def reduction_for(channels: int, width: int) -> int:
-    """The reduction that gives a hidden width."""
-    reduction = channels // width
-    if reduction < 1 or max(1, channels // reduction) != width:
-        raise UsageError(f"no reduction of {channels} channels gives a hidden width of {width}")
-    return reduction
 
 
 def layer_names(theirs: Mapping[str, str], module: nn.Module) -> dict[str, str]:

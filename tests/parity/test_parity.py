@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from parity.adapted import Adapted
 from parity.adapters import ADAPTERS, FAULTS, adapt
 from parity.reference import Reference, load, mismatches, read
 from saccade.errors import UsageError
@@ -15,10 +16,15 @@ from saccade.errors import UsageError
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def adapted_to(reference: Reference) -> Adapted:
+    shapes = {name: tuple(tensor.shape) for name, tensor in reference.tensors.items()}
+    return adapt(reference.source, reference.config, case=reference.metadata["case"], shapes=shapes)
+
+
 def test_equals_the_reference(right_reference: Reference) -> None:
     found = []
     for dtype in (torch.float64, torch.float32):
-        adapted = adapt(right_reference.source, right_reference.config, right_reference.metadata["case"])
+        adapted = adapted_to(right_reference)
         load(right_reference, adapted)
         found += [f"{line} ({dtype})" for line in mismatches(right_reference, adapted, dtype)]
     assert not found, "\n".join(found)
@@ -27,7 +33,7 @@ def test_equals_the_reference(right_reference: Reference) -> None:
 def test_differs_from_a_wrong_reference_only_by_its_fault(wrong_reference: Reference) -> None:
     assert wrong_reference.source in FAULTS, f"say in FAULTS what is wrong: {wrong_reference.metadata['notes']}"
     fault = FAULTS[wrong_reference.source]
-    adapted = adapt(wrong_reference.source, wrong_reference.config, wrong_reference.metadata["case"])
+    adapted = adapted_to(wrong_reference)
     load(wrong_reference, adapted)
     module = adapted.module.eval()
     x, theirs = wrong_reference.tensors["input"], wrong_reference.tensors["output_eval"]

@@ -68,3 +68,13 @@ def test_counting_leaves_the_model_as_it_was():
     count_macs(model, torch.randn(2, 3, 4, 4))
     assert [module.training for module in model] == [True, True, False]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_gate_by_a_scaled_sum_counts_too():
+    positions = 14 * 14
+    # Two products for each channel, its gate's and its shift's, and one for each value of the map.
+    assert count_macs(create_attention("iebn", 256), torch.zeros(1, 256, 14, 14)) == 2 * 256 + 256 * positions
+    sk = create_attention("sk", 256)
+    branches = 2 * 256 * (256 // 32) * 9 * positions
+    layers = 256 * 32 + 32 * 2 * 256
+    assert count_macs(sk, torch.zeros(1, 256, 14, 14)) == branches + layers + 2 * 256 * positions

@@ -94,6 +94,11 @@ class ConvLike(Mechanism, ABC):
         """What an identity start blends into the last channels of the whole convolution's output; by default all."""
         return self
 
+    @property
+    def added(self) -> nn.Module | None:
+        """What an identity start adds to the convolution's output, if that is zero at first by itself."""
+        return None
+
 
 def take_rows(ours: Tensor, theirs: Tensor) -> None:
     """Copy a host's parameter, or its first rows; what is frozen there is frozen here."""

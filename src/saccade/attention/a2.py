@@ -26,7 +26,7 @@ PAPER = Paper(
         "y = x + W_Z Z + b_Z",
     ),
     deviations=(
-        "features = maps = max(1, C // 4) by default is chosen by us.",
+        "features = maps = max(1, C // 4) is our choice.",
         (
             "The addition to x is from memory of the paper; the published implementations that we know return the "
             "context alone, which is our term."

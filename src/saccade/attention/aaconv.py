@@ -159,7 +159,8 @@ class AAConv2d(ConvLike):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as ``torch.nn.Conv2d``;
-            ``padding=None`` keeps the size at stride 1. ``bias`` holds for the attention's 1 x 1 convolutions too.
+            ``padding=None`` keeps the size of odd kernels at stride 1. ``bias`` holds for the attention's 1 x 1
+            convolutions too.
         heads: N_h, 8. Unless both ``dk`` and ``dv`` are given, lowered for few channels to the largest divisor not
             above ``out_channels / 4``.
         kappa, upsilon: d_k / F_out and d_v / F_out, 0.2 and 0.1 as in most of the paper's networks; the depths are
@@ -178,7 +179,7 @@ class AAConv2d(ConvLike):
 
     Raises:
         UsageError: sizes out of range, depths that heads do not divide, a padding so large that filters are centred
-            outside the map.
+            outside the map; a map with another number of channels.
     """
 
     paper = PAPER

@@ -55,6 +55,7 @@ class BottleneckAttentionModule(Gate):
     Args:
         channels: C.
         reduction: the paper's r, 16; the hidden width is ``max(1, C // reduction)``.
+        width: the hidden width itself, from 1 to C, in the place of ``C // reduction``.
         dilation: of the two 3 x 3 convolutions, the paper's d, 4.
         combine: ``"sum"`` adds the branches before the sigmoid, as the paper; ``"product"`` multiplies them, as the
             authors' code.
@@ -63,8 +64,8 @@ class BottleneckAttentionModule(Gate):
     Shapes: (B, C, H, W) -> (B, C, H, W).
 
     Raises:
-        UsageError: ``channels``, ``reduction`` or ``dilation`` below 1; an unknown ``combine``; a ``norm_last`` that is
-            no bool; a map with another number of channels.
+        UsageError: ``channels``, ``reduction`` or ``dilation`` below 1; a ``width`` not from 1 to C; an unknown
+            ``combine``; a ``norm_last`` that is no bool; a map with another number of channels.
     """
 
     paper = PAPER
@@ -74,6 +75,7 @@ class BottleneckAttentionModule(Gate):
         channels: int,
         *,
         reduction: int = 16,
+        width: int | None = None,
         dilation: int = 4,
         combine: str = "sum",
         norm_last: bool = True,
@@ -84,7 +86,7 @@ class BottleneckAttentionModule(Gate):
         check_bool("norm_last", norm_last)
         self.channels = channels
         self.combine = combine
-        width = hidden_width(channels, reduction)
+        width = hidden_width(channels, reduction, width)
         self.channel = nn.Sequential(
             nn.Conv2d(channels, width, 1),
             BatchNorm2d(width),

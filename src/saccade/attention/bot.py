@@ -83,7 +83,7 @@ class BoTAttention2d(ConvLike):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation: as ``torch.nn.Conv2d``; ``padding=None``
-            keeps the size at stride 1. A stride averages the result over as many pixels.
+            keeps the size of odd kernels at stride 1. A stride averages the result over as many pixels.
         heads: N; by default the largest divisor of ``out_channels`` not above 4.
         kv_heads: fewer heads for keys and values (grouped queries); a divisor of ``heads``. Query head n reads key and
             value head ``n // (heads // kv_heads)``.

@@ -89,6 +89,7 @@ class ConvBlockAttention(Gate):
     Args:
         channels: C.
         reduction: the paper's r, 16; the hidden width is ``max(1, C // reduction)``.
+        width: the hidden width itself, from 1 to C, in the place of ``C // reduction``.
         kernel_size: of the spatial convolution, 7; odd.
         bias: whether the two layers of the perceptron have biases.
         pools: what the perceptron reads, each at most once: ``"avg"``, ``"max"``, ``"lp"`` (the Euclidean norm),
@@ -100,9 +101,9 @@ class ConvBlockAttention(Gate):
     Shapes: (B, C, H, W) -> (B, C, H, W).
 
     Raises:
-        UsageError: ``channels``, ``reduction`` or ``kernel_size`` below 1; an even ``kernel_size``; a ``bias`` that is
-            no bool; no pool, an unknown one or one given twice; an unknown ``spatial``; a map with another number of
-            channels.
+        UsageError: ``channels``, ``reduction`` or ``kernel_size`` below 1; a ``width`` not from 1 to C; an even
+            ``kernel_size``; a ``bias`` that is no bool; no pool, an unknown one or one given twice; an unknown
+            ``spatial``; a map with another number of channels.
     """
 
     paper = PAPER
@@ -112,6 +113,7 @@ class ConvBlockAttention(Gate):
         channels: int,
         *,
         reduction: int = 16,
+        width: int | None = None,
         kernel_size: int = 7,
         bias: bool = True,
         pools: tuple[str, ...] = ("avg", "max"),
@@ -122,7 +124,7 @@ class ConvBlockAttention(Gate):
         check_bool("bias", bias)
         _check_pools(pools)
         check_choice("spatial", spatial, (*MOMENTA, "none"))
-        width = hidden_width(channels, reduction)
+        width = hidden_width(channels, reduction, width)
         self.channels = channels
         self.pools = tuple(pools)
         self.mlp = nn.Sequential(

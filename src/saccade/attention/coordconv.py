@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -60,11 +62,24 @@ def add_coordinates(x: Tensor, *, order: str = "xy", radius: bool = False, centr
     return torch.cat((x, coordinates.expand(x.shape[0], -1, -1, -1)), dim=1)
 
 
+class CoordinateFilters(nn.Conv2d):
+    """The filters over the coordinates of a map, without a bias: (B, C, H, W) -> (1, out_channels, H', W')."""
+
+    def __init__(self, *geometry: Any, order: str, centre: float) -> None:
+        super().__init__(*geometry, bias=False)
+        self.order, self.centre = order, centre
+
+    def forward(self, input: Tensor) -> Tensor:
+        radius = self.in_channels == 3
+        planes = map_coordinates(input, order=self.order, radius=radius, centre=self.centre)
+        return super().forward(planes)
+
+
 class CoordConv2d(ConvLike):
     """CoordConv (Liu et al., NeurIPS 2018, arXiv 1807.03247, and the authors' code).
 
-    ``y = conv(concat(x, xx, yy))``: xx grows from -1 to 1 along the columns, yy along the rows, and with ``radius`` a
-    third channel is the distance from the map's centre.
+    ``y = conv(concat(x, xx, yy))``, computed as ``conv(x) + coordinates(xx, yy)``: xx grows from -1 to 1 along the
+    columns, yy along the rows, and with ``radius`` a third channel is the distance from the map's centre.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as ``torch.nn.Conv2d``;
@@ -108,27 +123,28 @@ class CoordConv2d(ConvLike):
         if padding is None:
             padding = same_padding(kernel, spread)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.radius, self.order, self.centre = radius, order, centre
-        self.conv = nn.Conv2d(
-            in_channels + (3 if radius else 2),
-            out_channels,
-            kernel,
-            pair("stride", stride),
-            pair("padding", padding, at_least=0),
-            spread,
-            bias=bias,
-        )
+        geometry = (kernel, pair("stride", stride), pair("padding", padding, at_least=0), spread)
+        coordinates = 3 if radius else 2
+        # One convolution in two parts, by its input channels: the map is not copied beside its coordinates.
+        whole = nn.Conv2d(in_channels + coordinates, out_channels, *geometry, bias=bias)
+        self.conv = nn.Conv2d(in_channels, out_channels, *geometry, bias=bias)
+        self.coordinates = CoordinateFilters(coordinates, out_channels, *geometry, order=order, centre=centre)
+        self.conv.weight.data.copy_(whole.weight.data[:, :in_channels])
+        self.coordinates.weight.data.copy_(whole.weight.data[:, in_channels:])
+        if self.conv.bias is not None and whole.bias is not None:
+            self.conv.bias.data.copy_(whole.bias.data)
 
     def take_filters(self, conv: nn.Conv2d) -> None:
-        """Start as a convolution: its filters for the map, zeros for the coordinates; what is frozen stays so."""
-        weight = self.conv.weight
-        with torch.no_grad():
-            weight[:, : self.in_channels] = conv.weight
-            weight[:, self.in_channels :] = 0
-        weight.requires_grad_(conv.weight.requires_grad)
+        """Start as a convolution: its filters for the map, which stay frozen if they are; zeros for the coordinates."""
+        take_rows(self.conv.weight, conv.weight)
         if self.conv.bias is not None and conv.bias is not None:
             take_rows(self.conv.bias, conv.bias)
+        nn.init.zeros_(self.coordinates.weight)
+
+    @property
+    def added(self) -> nn.Module:
+        return self.coordinates
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.in_channels, "coordconv")
-        return self.conv(add_coordinates(x, order=self.order, radius=self.radius, centre=self.centre))
+        return self.conv(x) + self.coordinates(x)

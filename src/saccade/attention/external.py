@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,13 +40,18 @@ PAPER = Paper(
         "The authors' BatchNorm is synchronised between devices; ours is not by itself.",
         "Where a channel has a single value in train mode (batch 1 on a 1 x 1 map), BatchNorm uses running statistics.",
     ),
-    limits=("On a 1 x 1 map the softmax over positions is 1 whatever the map holds: the term is a constant.",),
+    limits=(
+        "Positions meet each other only in the softmax over positions; what they read is the memory.",
+        "On a 1 x 1 map the softmax over positions is 1 whatever the map holds: the term is a constant.",
+    ),
 )
 
 
 def external_attention(x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """The lookup: x (B, C, H, W), keys (S, C, 1, 1), values (C, S, 1, 1) -> (B, C, H, W)."""
-    weights = F.conv2d(x, keys).flatten(2).softmax(dim=2)
+    logits = F.conv2d(x, keys).flatten(2)
+    # In float32 at least: in float16 1e-9 is 0, and all weights of a position can be.
+    weights = logits.softmax(dim=2, dtype=torch.promote_types(logits.dtype, torch.float32))
     weights = weights / (1e-9 + weights.sum(dim=1, keepdim=True))
     return F.conv2d(weights.unflatten(2, x.shape[-2:]).to(x.dtype), values)
 

@@ -65,21 +65,23 @@ class GlobalAndLocalAttention(Gate):
     Args:
         channels: C.
         reduction: r, 4; the hidden width of both branches is ``max(1, C // reduction)``.
+        width: the hidden width itself, from 1 to C, in the place of ``C // reduction``.
         form: ``"paper"`` as above. ``"code"`` as the authors' code does with its defaults: a sigmoid in the place of
             tanh, a ReLU on s_g, and a 5 x 5 convolution R -> R with ReLU between the two 1 x 1 convolutions of s_l.
 
     Shapes: (B, C, H, W) -> (B, C, H, W).
 
     Raises:
-        UsageError: ``channels`` or ``reduction`` below 1; an unknown ``form``; a map with another number of channels.
+        UsageError: ``channels`` or ``reduction`` below 1; a ``width`` not from 1 to C; an unknown ``form``; a map with
+            another number of channels.
     """
 
     paper = PAPER
 
-    def __init__(self, channels: int, *, reduction: int = 4, form: str = "paper") -> None:
+    def __init__(self, channels: int, *, reduction: int = 4, width: int | None = None, form: str = "paper") -> None:
         super().__init__()
         check_choice("form", form, ("paper", "code"))
-        width = hidden_width(channels, reduction)
+        width = hidden_width(channels, reduction, width)
         self.channels, self.form = channels, form
         self.fc1 = nn.Linear(channels, width)
         self.fc2 = nn.Linear(width, channels)

@@ -94,6 +94,7 @@ class GlobalAttention(Gate):
     Args:
         channels: C.
         reduction: r, 4 in the published code; the hidden width is ``max(1, C // reduction)``.
+        width: the hidden width itself, from 1 to C, in the place of ``C // reduction``.
         channel_gate: ``"none"`` multiplies by the perceptron's output itself, as the published code does;
             ``"sigmoid"`` puts it through a sigmoid first, as the paper's figure shows.
         groups: of both 7 x 7 convolutions, 1; more save parameters.
@@ -106,9 +107,10 @@ class GlobalAttention(Gate):
     Shapes: (B, C, H, W) -> (B, C, H, W).
 
     Raises:
-        UsageError: ``channels``, ``reduction``, ``groups`` or ``shuffle`` below 1; ``groups`` that do not divide C and
-            the hidden width, ``shuffle`` that does not divide C; an unknown ``channel_gate`` or ``padding_mode``; both
-            branches switched off; a map with another number of channels.
+        UsageError: ``channels``, ``reduction``, ``groups`` or ``shuffle`` below 1; a ``width`` not from 1 to C;
+            ``groups`` that do not divide C and the hidden width, ``shuffle`` that does not divide C; an unknown
+            ``channel_gate`` or ``padding_mode``; a switch that is no bool, both branches switched off; a map with
+            another number of channels.
     """
 
     paper = PAPER
@@ -118,6 +120,7 @@ class GlobalAttention(Gate):
         channels: int,
         *,
         reduction: int = 4,
+        width: int | None = None,
         channel_gate: str = "none",
         groups: int = 1,
         shuffle: int | None = None,
@@ -133,7 +136,7 @@ class GlobalAttention(Gate):
             check_bool(name, switch)
         if not (channel or spatial):
             raise UsageError("`channel` and `spatial` are both False: gam needs at least one of its branches")
-        width = hidden_width(channels, reduction)
+        width = hidden_width(channels, reduction, width)
         shuffle = groups if shuffle is None else shuffle
         for name, count in {"groups": groups, "shuffle": shuffle}.items():
             check_int(name, count)

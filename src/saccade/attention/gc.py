@@ -53,21 +53,30 @@ class GlobalContext(Additive):
     Args:
         channels: C.
         reduction: r, 16; the hidden width is ``max(1, C // reduction)``. The authors' code gives ``ratio = 1 / r``.
+        width: the hidden width itself, from 1 to C, in the place of ``C // reduction``.
         pooling: ``"attention"``, or ``"mean"`` for the plain mean over positions.
         fuse: ``"add"``, ``"mul"`` (a sigmoid gate for each channel) or ``"add+mul"`` (the gate first).
 
     Shapes: (B, C, H, W) -> (B, C, H, W).
 
     Raises:
-        UsageError: ``channels`` or ``reduction`` below 1; an unknown ``pooling`` or ``fuse``; a map with another
-            number of channels.
+        UsageError: ``channels`` or ``reduction`` below 1; a ``width`` not from 1 to C; an unknown ``pooling`` or
+            ``fuse``; a map with another number of channels.
     """
 
     paper = PAPER
 
-    def __init__(self, channels: int, *, reduction: int = 16, pooling: str = "attention", fuse: str = "add") -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        width: int | None = None,
+        pooling: str = "attention",
+        fuse: str = "add",
+    ) -> None:
         super().__init__()
-        width = hidden_width(channels, reduction)
+        width = hidden_width(channels, reduction, width)
         check_choice("pooling", pooling, ("attention", "mean"))
         check_choice("fuse", fuse, ("add", "mul", "add+mul"))
         self.channels = channels

@@ -98,17 +98,19 @@ class GatherExcite(Gate):
         channels: C.
         gather: ``"mean"``, or ``"depthwise"`` convolutions without bias, each with a BatchNorm.
         excite: ``"none"``, or ``"mlp"``: two 1 x 1 convolutions C -> R -> C with biases.
-        extent: e, a power of two from 2; ``None`` gathers the whole map.
+        extent: e, from 2, for convolutions a power of two; ``None`` gathers the whole map.
         reduction: of the mlp, 16; R is ``max(1, C // reduction)``.
+        width: the hidden width itself, from 1 to C, in the place of ``C // reduction``.
         feature_size: H or (H, W) of the map, for a depthwise gather of the whole map, which needs it; else not used.
         mlp_relu: a ReLU between a depthwise gather and the mlp, as the authors' published network has it.
 
     Shapes: (B, C, H, W) -> (B, C, H, W).
 
     Raises:
-        UsageError: ``channels``, ``reduction`` or ``feature_size`` below 1; an unknown ``gather`` or ``excite``; an
-            ``extent`` that is no power of two from 2; a ``mlp_relu`` that is not a bool; a depthwise gather of the
-            whole map without ``feature_size``, or on a map of another size; a map with another number of channels.
+        UsageError: ``channels``, ``reduction`` or ``feature_size`` below 1; a ``width`` not from 1 to C; an unknown
+            ``gather`` or ``excite``; an ``extent`` below 2, for convolutions no power of two; a ``mlp_relu`` that is
+            not a bool; a depthwise gather of the whole map without ``feature_size``, or on a map of another size; a map
+            with another number of channels.
     """
 
     paper = PAPER
@@ -121,15 +123,16 @@ class GatherExcite(Gate):
         excite: str = "none",
         extent: int | None = None,
         reduction: int = 16,
+        width: int | None = None,
         feature_size: int | tuple[int, int] | None = None,
         mlp_relu: bool = True,
     ) -> None:
         super().__init__()
-        width = hidden_width(channels, reduction)
+        width = hidden_width(channels, reduction, width)
         check_choice("gather", gather, ("mean", "depthwise"))
         check_choice("excite", excite, ("none", "mlp"))
         check_bool("mlp_relu", mlp_relu)
-        _check_extent(extent)
+        _check_extent(extent, gather)
         size = None if feature_size is None else pair("feature_size", feature_size)
         self.channels = channels
         self.extent = extent
@@ -170,9 +173,9 @@ class GatherExcite(Gate):
         return weights if self.extent is None else F.interpolate(weights, size=x.shape[-2:], mode="nearest")
 
 
-def _check_extent(extent: int | None) -> None:
+def _check_extent(extent: int | None, gather: str) -> None:
     if extent is None:
         return
     check_int("extent", extent, at_least=2)
-    if extent & (extent - 1):
-        raise UsageError(f"`extent` (={extent}) must be a power of two, or None for the whole map")
+    if gather == "depthwise" and extent & (extent - 1):
+        raise UsageError(f"`extent` (={extent}) must be a power of two for gather='depthwise', which halves the map")

@@ -130,7 +130,7 @@ class HaloAttention2d(ConvLike):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation: as ``torch.nn.Conv2d``; ``padding=None``
-            keeps the size at stride 1. A stride must divide ``block_size``: every stride-th pixel asks.
+            keeps the size of odd kernels at stride 1. A stride must divide ``block_size``: every stride-th pixel asks.
         heads: N; by default the largest divisor of ``out_channels`` not above ``out_channels / 16``, and at least 1.
         key_depth, value_depth: d and dv, by default ``out_channels / heads``; another dv needs ``proj``.
         block_size: b, 8.

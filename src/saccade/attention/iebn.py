@@ -113,7 +113,7 @@ class InstanceEnhancementBatchNorm2d(Mechanism, BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         check_map(input, self.num_features, "iebn")
-        normalised = super().forward(input)
-        # From the shift to the whole BatchNorm by the gate: x_hat * (weight * g) + bias in one pass over the map.
-        shift = self.bias[:, None, None].to(normalised.dtype)
-        return torch.lerp(shift, normalised, self.gate(input).to(normalised.dtype))
+        normalised, gate = super().forward(input), self.gate(input)
+        # x_hat * (weight * g) + bias, from x_hat * weight + bias in one pass over the map.
+        shift = self.bias[:, None, None] * (1 - gate)
+        return torch.addcmul(shift.to(normalised.dtype), normalised, gate.to(normalised.dtype))

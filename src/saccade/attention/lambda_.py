@@ -89,7 +89,7 @@ class LambdaLayer2d(ConvLike):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation: as ``torch.nn.Conv2d``; ``padding=None``
-            keeps the size at stride 1. A stride averages the result over as many pixels.
+            keeps the size of odd kernels at stride 1. A stride averages the result over as many pixels.
         heads: N; by default the largest divisor of ``out_channels`` not above 4.
         key_depth: k, 16.
         intra_depth: u, 1.

@@ -81,7 +81,8 @@ def _rows(x: Tensor, depth: int) -> Tensor:
 def dot_product_response(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """The mean over j of (q_i . k_j) v_j: maps as for :func:`attend`. Keys meet values first: linear in positions."""
     keys, values = keys.flatten(2), values.flatten(2)
-    mixing = values @ keys.transpose(1, 2) / keys.shape[2]
+    # Divided before the sum, which over a large map leaves the range of float16.
+    mixing = values @ (keys / keys.shape[2]).transpose(1, 2)
     return (mixing @ queries.flatten(2)).unflatten(2, queries.shape[-2:])
 
 
@@ -91,7 +92,7 @@ def concatenation_response(queries: Tensor, keys: Tensor, values: Tensor, weight
     w_queries, w_keys = weight.chunk(2, dim=1)
     asked, answered = F.conv2d(queries, w_queries).flatten(2), F.conv2d(keys, w_keys).flatten(2)
     pairs = F.relu(answered.transpose(1, 2) + asked)  # (B, M, N)
-    return (values.flatten(2) @ pairs / pairs.shape[1]).unflatten(2, queries.shape[-2:])
+    return (values.flatten(2) @ (pairs / pairs.shape[1])).unflatten(2, queries.shape[-2:])
 
 
 def halve(x: Tensor) -> Tensor:
@@ -108,6 +109,7 @@ class NonLocal(Additive):
     Args:
         channels: C.
         reduction: C / R, 2 in the paper; the width of the embeddings is ``max(1, C // reduction)``.
+        width: the hidden width itself, from 1 to C, in the place of ``C // reduction``.
         pairwise: the paper's f: ``"embedded_gaussian"``, ``"gaussian"`` (without embeddings), ``"dot_product"`` or
             ``"concatenation"``.
         scale: a factor of the logits of the two Gaussian forms; the authors' code has ``R ** -0.5``.
@@ -118,8 +120,9 @@ class NonLocal(Additive):
     Shapes: (B, C, H, W) -> (B, C, H, W).
 
     Raises:
-        UsageError: ``channels`` or ``reduction`` below 1; an unknown ``pairwise``; a ``scale`` that is negative or
-            not 1 without a softmax; ``subsample_input`` without ``subsample``; a map with another number of channels.
+        UsageError: ``channels`` or ``reduction`` below 1; a ``width`` not from 1 to C; an unknown ``pairwise``; a
+            ``scale`` that is negative or not 1 without a softmax; ``subsample_input`` without ``subsample``; a map with
+            another number of channels.
     """
 
     paper = PAPER
@@ -129,6 +132,7 @@ class NonLocal(Additive):
         channels: int,
         *,
         reduction: int = 2,
+        width: int | None = None,
         pairwise: str = "embedded_gaussian",
         scale: float = 1.0,
         subsample: bool = False,
@@ -136,7 +140,7 @@ class NonLocal(Additive):
         norm: bool = True,
     ) -> None:
         super().__init__()
-        width = hidden_width(channels, reduction)
+        width = hidden_width(channels, reduction, width)
         check_choice("pairwise", pairwise, PAIRWISE)
         check_number("scale", scale, low=0, high=math.inf)
         for name, value in {"subsample": subsample, "subsample_input": subsample_input, "norm": norm}.items():

@@ -1,9 +1,10 @@
-"""Residual attention's soft mask: a small hourglass network weighs every value, and what it dims is never lost."""
+"""Residual attention's soft mask: a small hourglass network weighs every value, on top of the value itself."""
 
 # B batch, C channels, H W the map, R width of a bottleneck, D poolings
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,7 +44,7 @@ PAPER = Paper(
         (
             "Ours, where we know no statement of the paper: a unit's width is max(1, C // reduction), reduction 4 as "
             "in ResNets; no convolution has a bias; layers start as PyTorch's; the spatial activation adds 1e-5 to the "
-            "variance."
+            "variance, the channel activation divides by no less than 1e-4."
         ),
         "Where a channel has a single value in train mode (batch 1 on a 1 x 1 map), BatchNorm uses running statistics.",
     ),
@@ -58,18 +59,22 @@ PAPER = Paper(
 )
 
 EPS = 1e-5
+LEAST_LENGTH = 1e-4  # its inverse, which a gradient can carry, is within float16
 
 
 def channel_activation(z: Tensor) -> Tensor:
-    """Every position's vector of channels with length 1."""
-    return F.normalize(z, dim=1)
+    """Every position's vector of channels with length 1; a vector of zeros stays one."""
+    # In float32 at least, like the next: the least length and the inverse deviation leave the range of float16.
+    wide = z.to(torch.promote_types(z.dtype, torch.float32))
+    return F.normalize(wide, dim=1, eps=LEAST_LENGTH).to(z.dtype)
 
 
 def spatial_activation(z: Tensor) -> Tensor:
     """A sigmoid of every channel with mean 0 and variance 1 over its positions."""
-    centred = z - z.mean(dim=(2, 3), keepdim=True)
+    wide = z.to(torch.promote_types(z.dtype, torch.float32))
+    centred = wide - wide.mean(dim=(2, 3), keepdim=True)
     variance = centred.square().mean(dim=(2, 3), keepdim=True)
-    return (centred * (variance + EPS).rsqrt()).sigmoid()
+    return (centred * (variance + EPS).rsqrt()).sigmoid().to(z.dtype)
 
 
 ACTIVATIONS = {"mixed": Tensor.sigmoid, "channel": channel_activation, "spatial": spatial_activation}
@@ -105,6 +110,7 @@ class ResidualMask(Gate):
         channels: C.
         depth: D, how often the map is halved, 1; the paper has 3, 2, 1 on maps of 56, 28, 14 (from memory).
         reduction: of the units, 4; their width is ``max(1, C // reduction)``.
+        width: the hidden width itself, from 1 to C, in the place of ``C // reduction``.
         units: r, residual units per half and resolution, 1.
         activation: of the mask: ``"mixed"`` a sigmoid of every value; ``"channel"`` every position's vector of channels
             divided by its length; ``"spatial"`` every channel standardised over its positions, then a sigmoid.
@@ -112,20 +118,27 @@ class ResidualMask(Gate):
     Shapes: (B, C, H, W) -> (B, C, H, W).
 
     Raises:
-        UsageError: ``channels``, ``depth``, ``reduction`` or ``units`` below 1; an unknown ``activation``; a map with
-            another number of channels.
+        UsageError: ``channels``, ``depth``, ``reduction`` or ``units`` below 1; a ``width`` not from 1 to C; an unknown
+            ``activation``; a map with another number of channels.
     """
 
     paper = PAPER
 
     def __init__(
-        self, channels: int, *, depth: int = 1, reduction: int = 4, units: int = 1, activation: str = "mixed"
+        self,
+        channels: int,
+        *,
+        depth: int = 1,
+        reduction: int = 4,
+        width: int | None = None,
+        units: int = 1,
+        activation: str = "mixed",
     ) -> None:
         super().__init__()
         check_int("depth", depth)
         check_int("units", units)
         check_choice("activation", activation, ACTIVATIONS)
-        width = hidden_width(channels, reduction)
+        width = hidden_width(channels, reduction, width)
         self.channels, self.activation = channels, activation
 
         def half() -> nn.ModuleList:

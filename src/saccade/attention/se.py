@@ -23,8 +23,8 @@ PAPER = Paper(
     deviations=(
         "R = max(1, C // reduction); the paper gives no minimum.",
         (
-            "Biases: the paper's equations write none, the authors' published ResNets have them. bias=True is theirs, "
-            "bias=False the equations'."
+            "Biases: the paper's equations write none, which is the default; the authors' published ResNets have them: "
+            "bias=True."
         ),
     ),
 )
@@ -45,21 +45,23 @@ class SqueezeExcitation(Gate):
     Args:
         channels: C.
         reduction: the paper's r, 16; the hidden width is ``max(1, C // reduction)``.
-        bias: whether the two layers have biases, as in the authors' published models.
+        width: the hidden width itself, from 1 to C, in the place of ``C // reduction``.
+        bias: whether the two layers have biases, as in the authors' published models; the equations write none.
 
     Shapes: (B, C, H, W) -> (B, C, H, W).
 
     Raises:
-        UsageError: ``channels`` or ``reduction`` below 1; a map with another number of channels.
+        UsageError: ``channels`` or ``reduction`` below 1; a ``width`` not from 1 to C; a ``bias`` that is no bool; a
+            map with another number of channels.
     """
 
     paper = PAPER
 
-    def __init__(self, channels: int, *, reduction: int = 16, bias: bool = True) -> None:
+    def __init__(self, channels: int, *, reduction: int = 16, width: int | None = None, bias: bool = False) -> None:
         super().__init__()
         check_bool("bias", bias)
         self.channels = channels
-        width = hidden_width(channels, reduction)
+        width = hidden_width(channels, reduction, width)
         self.fc1 = nn.Linear(channels, width, bias=bias)
         self.fc2 = nn.Linear(width, channels, bias=bias)
 

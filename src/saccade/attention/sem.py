@@ -104,6 +104,7 @@ class SwitchableExcitation(Gate):
     Args:
         channels: C.
         reduction: of the fully connected operator, 16; its width is ``max(1, C // reduction)``.
+        width: the hidden width itself, from 1 to C, in the place of ``C // reduction``.
         operators: which there are, in the order of the decision's outputs: ``"fc"``, ``"cnn"``, ``"ie"``, and modules
             of your own that take m, (B, C), and give u, (B, C), before any sigmoid. A plan or a comparison can hold
             names only: a mechanism with a module is for :func:`create_attention`.
@@ -114,15 +115,23 @@ class SwitchableExcitation(Gate):
     Shapes: (B, C, H, W) -> (B, C, H, W).
 
     Raises:
-        UsageError: ``channels`` or ``reduction`` below 1; ``operators`` that are empty, unknown or given twice; a
-            module of yours that gives another shape than (B, C); a map with another number of channels.
+        UsageError: ``channels`` or ``reduction`` below 1; a ``width`` not from 1 to C; ``operators`` that are empty,
+            unknown or given twice; a module of yours that gives another shape than (B, C); a map with another number of
+            channels.
     """
 
     paper = PAPER
 
-    def __init__(self, channels: int, *, reduction: int = 16, operators: Sequence[str | nn.Module] = OPERATORS) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        width: int | None = None,
+        operators: Sequence[str | nn.Module] = OPERATORS,
+    ) -> None:
         super().__init__()
-        width = hidden_width(channels, reduction)
+        width = hidden_width(channels, reduction, width)
         _check_operators(operators)
         self.channels = channels
         self.decision = nn.Linear(channels, len(operators))

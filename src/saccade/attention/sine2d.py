@@ -63,7 +63,7 @@ class Sine2d(Additive):
     """Two-dimensional sinusoids (Parmar et al., ICML 2018, arXiv 1802.05751; from memory), no parameters.
 
     ``y = x + p``: half of the channels hold sines and cosines of the row, half of the column, in turn, with
-    wavelengths from 2 pi to 2 pi ``base``.
+    wavelengths from 2 pi up to 2 pi ``base``.
 
     Args:
         channels: C.

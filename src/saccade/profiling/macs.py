@@ -7,6 +7,7 @@ additions, activations, pooling, and BatchNorm, which a deployed network folds i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -37,6 +38,11 @@ def _product_flops(a: Any, b: Any, *_args: Any, out_val: Any = None, **_kwargs: 
     return 2 * out_val.numel()
 
 
+def _scaled_sum_flops(*_shapes: Any, out_shape: Any, **_kwargs: Any) -> int:
+    """One MAC per element of ``a + b * c``."""
+    return 2 * math.prod(out_shape)
+
+
 _product_flops._get_raw = True  # pyright: ignore[reportFunctionMemberAccess] # receive tensors, not their shapes
 
 
@@ -50,5 +56,6 @@ def _cpu_attention_flops(query: Any, key: Any, value: Any, *_args: Any, **_kwarg
 _EXTRA: dict[Any, Any] = {
     aten.mul: _product_flops,
     aten.mul_: _product_flops,
+    aten.addcmul: _scaled_sum_flops,
     aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops,
 }

@@ -3,6 +3,7 @@ it is given a factory."""
 
 from saccade.surgery.attach import AttachedEdit as AttachedEdit
 from saccade.surgery.attach import ConvBlend as ConvBlend
+from saccade.surgery.attach import ConvTerm as ConvTerm
 from saccade.surgery.attach import Edited as Edited
 from saccade.surgery.attach import GateBlend as GateBlend
 from saccade.surgery.attach import TermBlend as TermBlend

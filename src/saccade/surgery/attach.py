@@ -83,6 +83,13 @@ class ConvBlend(AttachedEdit):
         return torch.cat((y[:, :keep], (1 - alpha) * y[:, keep:] + alpha * attended), dim=1)
 
 
+class ConvTerm(AttachedEdit):
+    """Identity start of a term made from a convolution's input that is zero at first by itself: ``y + t(x)``."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.attention(x).to(y.dtype)
+
+
 class Edits(nn.ModuleDict):
     """The edits of one module by mechanism, in the order in which they run. A host's own ModuleDict is never one."""
 

@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from parity.adapted import Adapted, Fault, Source
+from parity.adapted import Adapted, Fault, Shapes, Source
 from saccade._checks import check_options, keyword_options
 from saccade.errors import UsageError
 
@@ -20,8 +20,11 @@ ADAPTERS: dict[Source, Callable[..., Adapted]] = {key: value for file in _FILES 
 FAULTS: dict[Source, Fault] = {key: value for file in _FILES for key, value in getattr(file, "FAULTS", {}).items()}
 
 
-def adapt(source: Source, config: Mapping[str, Any], case: str = "") -> Adapted:
-    """Our module and names for a file; ``case`` for the sources whose config leaves something to the case's name.
+def adapt(source: Source, config: Mapping[str, Any], *, case: str = "", shapes: Shapes | None = None) -> Adapted:
+    """Our module and names for a file.
+
+    Some sources' configs leave something out, a number of channels for instance. Their adapters also take the ``case``,
+    or the ``shapes`` of the file's tensors.
 
     Raises:
         UsageError: a source without an adapter, or a config key that its adapter does not read.
@@ -30,5 +33,5 @@ def adapt(source: Source, config: Mapping[str, Any], case: str = "") -> Adapted:
         raise UsageError(f"no adapter for the golden files of {source}; write one in tests/parity/adapters/")
     adapter = ADAPTERS[source]
     check_options(f"the adapter of {source}", adapter, dict(config))
-    named = {"case": case} if "case" in keyword_options(adapter) else {}
-    return adapter(**config, **named)
+    beside = {"case": case, "shapes": shapes or {}}
+    return adapter(**config, **{name: beside[name] for name in beside if name in keyword_options(adapter)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity.adapted import Adapted, layer_names, reduction_for
+from parity.adapted import Adapted, layer_names
 from saccade.attention.cbam import ConvBlockAttention
 
 
@@ -28,8 +28,10 @@ def of_authors(
     return Adapted(module, layer_names(layers, module))
 
 
-def of_timm(*, channels: int, rd_channels: int) -> Adapted:
-    module = ConvBlockAttention(channels, reduction=reduction_for(channels, rd_channels), bias=False, spatial="timm")
+def of_timm(*, channels: int, rd_channels: int | None = None) -> Adapted:
+    # timm's own default is a sixteenth, rounded to the nearest integer.
+    width = rd_channels or max(1, int(channels / 16 + 0.5))
+    module = ConvBlockAttention(channels, width=width, bias=False, spatial="timm")
     layers = {
         "mlp.0": "channel.fc1",
         "mlp.2": "channel.fc2",

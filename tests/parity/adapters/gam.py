@@ -21,7 +21,11 @@ DENGBUQI = {
 }
 
 
-def of_article(*, in_channels: int, out_channels: int, rate: int = 4, channel_sigmoid: bool = False) -> Adapted:
+def of_article(*, in_channels: int, out_channels: int, rate: int = 4) -> Adapted:
+    return _adapted(ARTICLE, in_channels, out_channels, "out_channels", reduction=rate)
+
+
+def of_edited_article(*, in_channels: int, out_channels: int, rate: int = 4, channel_sigmoid: bool = True) -> Adapted:
     gate = "sigmoid" if channel_sigmoid else "none"
     return _adapted(ARTICLE, in_channels, out_channels, "out_channels", reduction=rate, channel_gate=gate)
 
@@ -45,7 +49,7 @@ def _adapted(theirs: dict[str, str], inputs: int, outputs: int, key: str, **opti
 
 ADAPTERS = {
     ("gam", "GAM article", "GAM_Attention"): of_article,
-    ("gam", "GAM article + one edit", "GAM_Attention"): of_article,
+    ("gam", "GAM article + one edit", "GAM_Attention"): of_edited_article,
     (
         "gam",
         "public YOLO forks (text index ids 70773130374, 12472369316; repository name not given by the index)",

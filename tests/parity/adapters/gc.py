@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity.adapted import Adapted, layer_names, reduction_for
+from parity.adapted import Adapted, layer_names
 from saccade.attention.gc import GlobalContext
 from saccade.errors import UsageError
 
@@ -28,7 +28,7 @@ def of_authors(
         )
     module = GlobalContext(
         inplanes,
-        reduction=reduction_for(inplanes, int(inplanes * ratio)),
+        width=int(inplanes * ratio),
         pooling=POOLING[pooling_type],
         fuse=FUSE[fusion],
     )

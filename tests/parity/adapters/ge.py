@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.adapted import Adapted, Fault, layer_names, reduction_for
+from parity.adapted import Adapted, Fault, layer_names
 from saccade.attention.ge import GatherExcite
 from saccade.errors import UsageError
 
@@ -26,7 +26,7 @@ def of_timm(
         gather="depthwise" if extra_params else "mean",
         excite="mlp" if use_mlp else "none",
         extent=extent or None,
-        reduction=reduction_for(channels, width) if use_mlp else 16,
+        width=width,
         feature_size=_pair(feat_size),
         mlp_relu=False,
     )

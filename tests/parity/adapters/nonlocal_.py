@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from parity.adapted import Adapted, layer_names, reduction_for
+from parity.adapted import Adapted, layer_names, multiple_of_8
 from saccade.attention.nonlocal_ import NonLocal
 
 
@@ -15,7 +15,7 @@ def of_alexhex7(pairwise: str) -> Callable[..., Adapted]:
         width = inter_channels or max(1, in_channels // 2)
         module = NonLocal(
             in_channels,
-            reduction=reduction_for(in_channels, width),
+            width=width,
             pairwise=pairwise,
             subsample=sub_sample,
             norm=bn_layer,
@@ -34,10 +34,10 @@ def of_alexhex7(pairwise: str) -> Callable[..., Adapted]:
     return adapter
 
 
-def of_timm(*, in_channels: int, rd_channels: int, use_scale: bool = True) -> Adapted:
+def of_timm(*, in_channels: int, rd_channels: int | None = None, use_scale: bool = True) -> Adapted:
     # Its scale is that of the map's channels, not of the embeddings'.
     scale = in_channels**-0.5 if use_scale else 1.0
-    module = NonLocal(in_channels, reduction=reduction_for(in_channels, rd_channels), scale=scale)
+    module = NonLocal(in_channels, width=rd_channels or multiple_of_8(in_channels), scale=scale)
     layers = {"theta": "t", "phi": "p", "g": "g", "output": "z", "norm": "norm"}
     return Adapted(module, layer_names(layers, module))
 

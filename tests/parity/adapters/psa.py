@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from parity.adapted import Adapted, layer_names
+from parity.adapted import Adapted, Shapes, layer_names
 from saccade.attention.psa import PolarizedSelfAttention
 from saccade.errors import UsageError
 
 
-def of_authors(*, inplanes: int, planes: int, case: str = "") -> Adapted:
+def of_authors(*, inplanes: int, planes: int, shapes: Shapes) -> Adapted:
     if inplanes != planes:
         raise UsageError(f"`planes` (={planes}) must be `inplanes` (={inplanes}): a gate keeps the channels")
-    layout = layout_of(case)
+    layout = "parallel" if "param.conv_up.weight" in shapes else "sequential"
     module = PolarizedSelfAttention(inplanes, layout=layout, form="authors")
     layers = {
         "channel_query": "conv_q_right",
@@ -39,7 +39,7 @@ def of_xmu(*, channel: int, case: str = "") -> Adapted:
 
 
 def layout_of(case: str) -> str:
-    """The layout, which a file says in its case alone: neither its config nor, for the port, its names differ."""
+    """The layout, which a file of the port says in its case alone: neither its config nor its names differ."""
     layouts = [layout for layout in ("parallel", "sequential") if layout in case]
     if len(layouts) != 1:
         raise UsageError(f"the case (={case!r}) of a psa file must say 'parallel' or 'sequential'")

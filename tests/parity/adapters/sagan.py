@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from parity.adapted import Adapted, Through, reduction_for
+from parity.adapted import Adapted, Through
 from saccade.attention.sagan import SAGANAttention, SpectralConv2d, spectrally_normalised
 from saccade.errors import UsageError
 
 
 def of_heykeetae(*, in_dim: int) -> Adapted:
-    module = SAGANAttention(in_dim, reduction=reduction_for(in_dim, in_dim // 8), value_reduction=None, bias=True)
+    module = SAGANAttention(in_dim, reduction=8, value_reduction=None, bias=True)
     names = {f"{layer}_conv.{kind}": f"{layer}.{kind}" for layer in ("query", "key", "value") for kind in KINDS}
     return Adapted(module, names | {"gamma": "gamma"}, aux={"attention": module.attention_map})
 
@@ -27,8 +27,8 @@ def of_authors(
         raise UsageError(f"`spectral_norm_iters` (={spectral_norm_iters}) must be 1, as in the authors' block")
     module = SAGANAttention(
         C,
-        reduction=reduction_for(C, C // 8),
-        value_reduction=reduction_for(C, C // 2),
+        reduction=8,
+        value_reduction=2,
         pool=True,
         spectral_norm=True,
     )

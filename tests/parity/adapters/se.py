@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity.adapted import Adapted, reduction_for
+from parity.adapted import Adapted
 from saccade.attention.se import SqueezeExcitation
 
 
@@ -11,8 +11,10 @@ def of_moskomule(*, channel: int, reduction: int) -> Adapted:
     return Adapted(SqueezeExcitation(channel, reduction=reduction, bias=False), names)
 
 
-def of_timm(*, channels: int, rd_channels: int, bias: bool = True) -> Adapted:
-    module = SqueezeExcitation(channels, reduction=reduction_for(channels, rd_channels), bias=bias)
+def of_timm(*, channels: int, rd_channels: int | None = None, bias: bool = True) -> Adapted:
+    # timm's own default is a sixteenth, rounded to a multiple of 8, up or down.
+    width = rd_channels or max(8, int(channels / 16 + 4) // 8 * 8)
+    module = SqueezeExcitation(channels, width=width, bias=bias)
     return Adapted(module, {name: name for name, _ in module.named_parameters()})
 
 

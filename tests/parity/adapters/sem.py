@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import saccade
-from parity.adapted import Adapted, reduction_for
+from parity.adapted import Adapted
 from saccade.attention.eca import eca_kernel_size
 from saccade.attention.sem import OPERATORS, SwitchableExcitation
 from saccade.errors import UsageError
@@ -41,17 +41,17 @@ def of_authors(
         raise UsageError(f"a sem file must give `C` (={C}) or `planes` (={planes}), C being 4 planes")
     if k is not None and k != eca_kernel_size(channels):
         raise UsageError(f"`k` (={k}) must be {eca_kernel_size(channels)} for {channels} channels")
-    reduction = reduction_for(channels, hidden or max(1, round(channels / 16)))
+    width = hidden or max(1, round(channels / 16))
     if planes is not None:
-        return _bottleneck(inplanes, planes, reduction)
-    return Adapted(SwitchableExcitation(channels, reduction=reduction), NAMES)
+        return _bottleneck(inplanes, planes, width)
+    return Adapted(SwitchableExcitation(channels, width=width), NAMES)
 
 
-def _bottleneck(inplanes: int | None, planes: int, reduction: int) -> Adapted:
+def _bottleneck(inplanes: int | None, planes: int, width: int) -> Adapted:
     channels = planes * Bottleneck.expansion
     if inplanes != channels:
         raise UsageError(f"`inplanes` (={inplanes}) must be {channels}: a block without a projection")
-    options = {"reduction": reduction}
+    options = {"width": width}
     example = torch.zeros(1, channels, 8, 8)
     block = Bottleneck(channels, planes, stride=1)
     names = {name: name for name in block.state_dict()}

@@ -1,24 +1,14 @@
-"""Spatial group-wise enhance, whose files give groups but no channels."""
+"""Spatial group-wise enhance, whose configs give groups but no channels."""
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from parity.adapted import Adapted, Through
-from saccade._checks import check_divides
+from parity.adapted import Adapted, Shapes
 from saccade.attention.sge import SpatialGroupEnhance
 
 
-def of_authors(*, groups: int = 64) -> Adapted:
-    module = Through(SpatialGroupEnhance(groups, groups=groups), for_any_channels)
-    return Adapted(module, {"weight": "module.weight", "bias": "module.bias"})
-
-
-def for_any_channels(module: SpatialGroupEnhance, x: Tensor) -> Tensor:
-    """The parameters are those of the groups, the same for every number of channels."""
-    check_divides("groups", module.groups, "channels", x.shape[1])
-    module.channels = x.shape[1]
-    return module(x)
+def of_authors(*, groups: int = 64, shapes: Shapes) -> Adapted:
+    module = SpatialGroupEnhance(shapes["input"][1], groups=groups)
+    return Adapted(module, {"weight": "weight", "bias": "bias"})
 
 
 ADAPTERS = {("sge", "implus/PytorchInsight", "classification/models/imagenet/resnet_sge.py"): of_authors}

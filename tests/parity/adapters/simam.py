@@ -1,21 +1,13 @@
-"""SimAM, whose files give no channels."""
+"""SimAM, whose configs give no channels."""
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from parity.adapted import Adapted, Through
+from parity.adapted import Adapted, Shapes
 from saccade.attention.simam import SimAM
 
 
-def of_authors(*, e_lambda: float = 1e-4) -> Adapted:
-    return Adapted(Through(SimAM(1, lam=e_lambda), for_any_channels), {})
-
-
-def for_any_channels(module: SimAM, x: Tensor) -> Tensor:
-    """There are no parameters, so the module is the same for every number of channels."""
-    module.channels = x.shape[1]
-    return module(x)
+def of_authors(*, e_lambda: float = 1e-4, shapes: Shapes) -> Adapted:
+    return Adapted(SimAM(shapes["input"][1], lam=e_lambda), {})
 
 
 ADAPTERS = {("simam", "ZjjConan/SimAM", "networks/attentions/simam_module.py"): of_authors}

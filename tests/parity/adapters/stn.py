@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from parity.adapted import Adapted
+from parity.adapted import Adapted, Shapes
 from saccade.attention.stn import SpatialTransformer, base_grid, transform_grid, warp
 
 
@@ -27,10 +27,11 @@ class TutorialLocalization(nn.Module):
 class FixedTransform(nn.Module):
     """A map warped by a transform that is a parameter."""
 
-    def __init__(self, grid: Callable[[Tensor, Tensor], Tensor], align_corners: bool, padding_mode: str) -> None:
+    def __init__(
+        self, maps: int, grid: Callable[[Tensor, Tensor], Tensor], align_corners: bool, padding_mode: str
+    ) -> None:
         super().__init__()
-        # Two maps, as in every file of these sources.
-        self.theta = nn.Parameter(torch.zeros(2, 2, 3))
+        self.theta = nn.Parameter(torch.zeros(maps, 2, 3))
         self.grid, self.align_corners, self.padding_mode = grid, align_corners, padding_mode
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,23 +45,26 @@ def of_tutorial(*, align_corners: bool = False) -> Adapted:
     return Adapted(module, names, aux={"theta": module.theta})
 
 
-def of_torch(*, out_size: list[int], align_corners: bool = False, padding_mode: str = "zeros") -> Adapted:
+def of_torch(
+    *, out_size: list[int], align_corners: bool = False, padding_mode: str = "zeros", shapes: Shapes
+) -> Adapted:
     height, width = out_size
 
     def grid(theta: Tensor, x: Tensor) -> Tensor:
         return transform_grid(theta, base_grid(height, width, x, align_corners=align_corners))
 
-    return Adapted(FixedTransform(grid, align_corners, padding_mode), {"theta": "theta"})
+    return Adapted(FixedTransform(shapes["input"][0], grid, align_corners, padding_mode), {"theta": "theta"})
 
 
-def of_fxia22(*, out_size: list[int]) -> Adapted:
+def of_fxia22(*, out_size: list[int], shapes: Shapes) -> Adapted:
     """Rows and columns in that order, and a grid of its own that never reaches 1."""
 
     def grid_yx(theta: Tensor, x: Tensor) -> Tensor:
         rows, columns = (torch.arange(size, dtype=x.dtype) * (2 / size) - 1 for size in out_size)
         return transform_grid(theta, torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1))
 
-    module = FixedTransform(lambda theta, x: grid_yx(theta, x).flip(-1), align_corners=True, padding_mode="zeros")
+    maps = shapes["input"][0]
+    module = FixedTransform(maps, lambda theta, x: grid_yx(theta, x).flip(-1), align_corners=True, padding_mode="zeros")
     return Adapted(module, {"theta": "theta"}, aux={"grid_yx": lambda x: grid_yx(module.theta, x)})
 
 
