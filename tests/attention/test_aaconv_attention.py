@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -111,6 +112,54 @@ def test_fewer_key_and_value_heads_equal_repeated_ones(kv_heads: int, relative: 
         state[name] = torch.cat((q, k, v))
     full.load_state_dict(state)
     torch.testing.assert_close(grouped(x), full(x))
+
+
+def by_loops(layer: AAConv2d, x: Tensor, *, heads: int, kv_heads: int) -> np.ndarray:
+    """The attention half, every head of every pixel by itself; the tables, if any, must be those of the map."""
+    state = {key: value.detach().numpy() for key, value in layer.attention.named_parameters()}
+    d, dv = layer.attention.key_depth, layer.attention.value_depth
+    batch, _, height, width = x.shape
+    pixels = list(np.ndindex(height, width))
+    out = np.empty((batch, heads * dv, height, width))
+    for b, sample in enumerate(x.numpy()):
+        rows = {p: state["qkv.weight"][:, :, 0, 0] @ sample[:, *p] + state["qkv.bias"] for p in pixels}
+        for i in pixels:
+            mixed = np.zeros(heads * dv)
+            for n in range(heads):
+                shared = n * kv_heads // heads
+                first_key, first_value = heads * d + shared * d, (heads + kv_heads) * d + shared * dv
+                query, powers = rows[i][n * d : n * d + d], []
+                for j in pixels:
+                    key = rows[j][first_key : first_key + d]
+                    if "rel_h" in state:
+                        key = key + state["rel_h"][j[0] - i[0] + height - 1] + state["rel_w"][j[1] - i[1] + width - 1]
+                    powers.append(np.exp(query @ key / np.sqrt(d)))
+                for power, j in zip(powers, pixels, strict=True):
+                    mixed[n * dv : n * dv + dv] += power / sum(powers) * rows[j][first_value : first_value + dv]
+            out[b, :, *i] = state["proj.weight"][:, :, 0, 0] @ mixed + state["proj.bias"]
+    return out
+
+
+@pytest.mark.parametrize("relative", [True, False], ids=["relative", "plain"])
+@pytest.mark.parametrize(("kv_heads", "dk"), [(4, 8), (2, 8), (1, 12)])
+def test_grouped_queries_equal_the_equations(kv_heads: int, dk: int, relative: bool) -> None:
+    layer = layer_of(kv_heads=kv_heads, dk=dk, relative=relative).double()
+    x = maps(2, 6, 5, 4, dtype=torch.float64)
+    expected = by_loops(layer, x, heads=4, kv_heads=kv_heads)
+    np.testing.assert_allclose(layer.attention(x).detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_with_the_same_content_everywhere_attention_depends_on_offsets_alone() -> None:
+    """Two keys compare the same from every pixel from which they lie in the same directions: in a layer as it is."""
+    layer = layer_of(heads=1, dk=4, dv=8).double()
+    attention = layer.attention
+    pixel = maps(1, 6, 1, 1, dtype=torch.float64)
+    q, k, _ = attention._split(attention.qkv(pixel.expand(1, 6, 5, 4)))
+    weights = relative_attention_2d_weights(q, k, attention.rel_h, attention.rel_w)
+    log = weights.log().view(5, 4, 5, 4)
+    here, moved = log[:-1, :-1, :-1, :-1], log[1:, 1:, 1:, 1:]
+    torch.testing.assert_close(here - here[..., :1, :1], moved - moved[..., :1, :1])
+    assert (here - here[..., :1, :1]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("size", [(10, 8), (9, 7), (1, 3)], ids=str)

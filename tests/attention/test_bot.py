@@ -82,7 +82,7 @@ def test_heads_are_the_largest_divisor_up_to_four(channels: int, heads: int) -> 
 
 def test_has_the_parameters_of_the_paper() -> None:
     """In the last stage at 224 x 224: three times C^2, and two tables of 2 * 14 - 1 offsets of 128 dimensions."""
-    count = sum(p.numel() for p in BoTAttention2d(512, 512, feature_size=14).parameters())
+    count = sum(p.numel() for p in BoTAttention2d(512, 512).parameters())
     assert count == 3 * 512**2 + 2 * 27 * 128
 
 

@@ -163,7 +163,8 @@ def test_all_pools_work_under_autocast() -> None:
         for given in (x, x.bfloat16()):
             out = module(given)
             assert out.dtype is given.dtype
-            assert (out.float() - wanted).abs().max() < 0.05 * wanted.abs().max()
+            # bfloat16 rounds by up to 2^-8 of a value: weights, activations and the gate, one after the other.
+            assert (out.float() - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
 @pytest.mark.parametrize(

@@ -195,10 +195,13 @@ def test_one_branch_must_be_on() -> None:
 
 
 def test_batch_norm_with_one_value_per_channel_uses_and_keeps_the_running_statistics() -> None:
-    norm, x = randomise(BatchNorm2d(6)).train(), maps(1, 6, 1, 1)
+    # An eps that shows: the single value must be normalised with it, too.
+    norm, x = randomise(BatchNorm2d(6, eps=1e-2)).train(), maps(1, 6, 1, 1)
     before = {key: value.clone() for key, value in norm.state_dict().items()}
     out = norm(x)
     torch.testing.assert_close(out, norm.eval()(x))
+    plain = randomise(nn.BatchNorm2d(6, eps=1e-2)).eval()
+    torch.testing.assert_close(out, plain(x))
     assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
 
 

@@ -51,12 +51,12 @@ def test_starts_as_a_batch_norm_with_its_scale_at_sigmoid_of_minus_one(mode: str
 
 def test_the_gate_looks_at_the_input_before_it_is_normalised() -> None:
     """BatchNorm in train mode does not see a shift of its input; the gate does, and moves nothing but the scale."""
-    module, x = build("iebn", 8).train(), maps(3, 8, 5, 4)
+    module, x = build("iebn", 8).double().train(), maps(3, 8, 5, 4, dtype=torch.float64)
     out, shifted = module(x), module(x + 2)
     bias = module.bias[:, None, None]
     ratio = (shifted - bias) / (out - bias)
     expected = module.gate(x + 2) / module.gate(x)
-    torch.testing.assert_close(ratio, expected.expand_as(ratio), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(ratio, expected.expand_as(ratio), rtol=1e-9, atol=1e-10)
     assert (expected - 1).abs().max() > 0.1
 
 

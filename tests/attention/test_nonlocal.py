@@ -128,6 +128,10 @@ def test_convolutions_start_small_and_without_biases() -> None:
     assert not NonLocal(8, norm=False).output.weight.any()
 
 
+def test_default_halves_the_channels_inside() -> None:
+    assert NonLocal(64).g.out_channels == 32
+
+
 @pytest.mark.parametrize(("channels", "reduction"), [(64, 2), (64, 4), (7, 2), (1, 2)])
 def test_has_the_parameters_of_the_block(channels: int, reduction: int) -> None:
     width = max(1, channels // reduction)
@@ -194,7 +198,7 @@ def test_options_that_do_not_fit_are_errors() -> None:
         NonLocal(8, reduction=0)
     with pytest.raises(UsageError, match=r"`channels` \(=0\) must be an integer of at least 1"):
         NonLocal(0)
-    with pytest.raises(UsageError, match=r"`scale` \(=-1\) must be a number from 0"):
+    with pytest.raises(UsageError, match=r"`scale` \(=-1\) must be a number"):
         NonLocal(8, scale=-1)
     for pairwise in PAIRWISE[2:]:
         with pytest.raises(UsageError, match=rf"`scale` \(=0.5\) .*softmax.*pairwise='{pairwise}'"):

@@ -165,7 +165,8 @@ def test_autocast_stays_near(layout: str, form: str) -> None:
         for given in (x, x.bfloat16()):
             out = module(given)
             assert out.dtype is given.dtype
-            assert (out.float() - expected).abs().max() < 0.05 * expected.abs().max()
+            # bfloat16 rounds by up to 2^-8 of a value: weights, activations and the gate, one after the other.
+            assert (out.float() - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 @pytest.mark.parametrize(

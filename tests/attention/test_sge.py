@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -88,13 +90,13 @@ def test_a_map_without_deviation_has_finite_gradients(size: tuple[int, int], val
 
 
 def test_statistics_of_a_bfloat16_map_are_those_of_its_values() -> None:
-    module = build("sge", 8, groups=2)
+    module = build("sge", 8, groups=2).bfloat16()
     x = 20 + maps(2, 8, 14, 14, dtype=torch.bfloat16)
-    exact = module.double()(x.double())
-    out = module.float().bfloat16()(x)
+    exact = copy.deepcopy(module).double()(x.double())
+    out = module(x)
     assert out.dtype is torch.bfloat16
-    # The parameters are rounded, too: at most 2^-9 of each.
-    assert ((out.double() - exact).abs() / exact.abs()).max() < 0.02
+    # The gate is rounded to bfloat16, and so is its product with x: by at most 2^-8 each, 0.0078 in all.
+    assert ((out.double() - exact).abs() / exact.abs()).max() < 0.008
 
 
 @pytest.mark.parametrize(

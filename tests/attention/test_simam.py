@@ -14,7 +14,7 @@ from saccade.errors import UsageError
 
 
 @pytest.mark.parametrize("lam", [1e-4, 0.1])
-@pytest.mark.parametrize("size", [(5, 4), (1, 6), (1, 1)], ids=str)
+@pytest.mark.parametrize("size", [(5, 4), (1, 6), (1, 2), (1, 1)], ids=str)
 def test_equals_the_papers_equations(size: tuple[int, int], lam: float) -> None:
     """In the paper's form: the energy's minimum 4 (v + lam) / (d + 2 v + 2 lam), then its inverse."""
     module, x = build("simam", 3, lam=lam), maps(2, 3, *size, dtype=torch.float64)

@@ -101,6 +101,10 @@ def test_the_hidden_width_is_the_quotient_but_at_least_32(channels: int, width: 
     assert module.reduce.weight.shape == (width, channels)
 
 
+def test_the_hidden_width_follows_the_output_channels() -> None:
+    assert SelectiveKernel2d(64, 1024, 1).reduce.weight.shape == (64, 1024)
+
+
 @pytest.mark.parametrize("channels", [64, 1024])
 def test_has_the_parameters_of_the_paper(channels: int) -> None:
     width = max(channels // 16, 32)

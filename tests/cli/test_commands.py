@@ -21,10 +21,10 @@ def test_list_names_every_mechanism(monkeypatch, capsys):
     assert lines[0].split() == ["name", "kind", "attends", "year", "params", "MACs", "paper"]
     assert [line.split()[0] for line in lines[1 : lines.index("")]] == saccade.list_attention()
     se = next(line for line in lines if line.startswith("se "))
-    assert "8.5 k" in se
+    assert "8,192" in se
     assert "0.06 M" in se
     assert "Squeeze-and-Excitation Networks" in se
-    assert lines[-1].endswith("a plain one costs 589.8 k and 115.61 M.")
+    assert lines[-1].endswith("a plain one costs 589,824 and 115.61 M.")
 
 
 def test_list_as_data_has_the_numbers_of_the_modules(monkeypatch, capsys):

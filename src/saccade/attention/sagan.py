@@ -82,10 +82,10 @@ class SpectralConv2d(nn.Conv2d):
         self.register_buffer("u", torch.randn(out_channels))
 
     def forward(self, input: Tensor) -> Tensor:
-        # A copy, since the backward pass needs the vector that the next lines replace.
-        weight, u = spectrally_normalised(self.weight, self.u.clone())
+        weight, u = spectrally_normalised(self.weight, self.u)
         if self.training:
-            self.u.copy_(u.detach())
+            # Another tensor: a compiled backward pass would read what was written into this one.
+            self.u = u.detach()
         return F.conv2d(input, weight, self.bias)
 
 

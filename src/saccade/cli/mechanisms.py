@@ -23,14 +23,14 @@ def print_table(names: list[str]) -> None:
     table.add_column("paper", overflow="ellipsis", no_wrap=True)
     for name in names:
         card, cost = saccade.describe(name), mechanism_cost(name, *LISTED)
-        numbers = (f"{cost.params / 1e3:,.1f} k", f"{cost.macs / 1e6:,.2f} M")
+        numbers = (f"{cost.params:,}", f"{cost.macs / 1e6:,.2f} M")
         table.add_row(name, card.kind, card.attends, str(card.year), *numbers, card.title)
     out = console()
     out.print(table)
     channels, height, width = LISTED
     positions, filters = height * width, 9 * channels * channels
     out.print(f"\nParams and MACs at {channels} channels on a {height} x {width} map.", highlight=False)
-    out.print(f"{IN_PLACE} {filters / 1e3:,.1f} k and {filters * positions / 1e6:,.2f} M.", highlight=False)
+    out.print(f"{IN_PLACE} {filters:,} and {filters * positions / 1e6:,.2f} M.", highlight=False)
 
 
 def print_json(names: list[str]) -> None:
