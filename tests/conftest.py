@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,10 @@ from hypothesis import settings
 # Maps in tests are tiny: a second thread gains nothing, and on a busy machine the two wait for each other. Set in the
 # environment: it is read when torch is first imported, costs nothing where it is not, and child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Without a GPU the CUDA kernels run in Triton's interpreter, which reads this as it is first imported.
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Started in the background by a script, this process ignores Ctrl-C, and so would the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

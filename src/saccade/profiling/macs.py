@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import saccade.ops  # noqa: F401  its operators are known to PyTorch once it is read
+
 aten = torch.ops.aten
 
 
@@ -52,10 +54,18 @@ def _cpu_attention_flops(query: Any, key: Any, value: Any, *_args: Any, **_kwarg
     return 2 * batch * heads * queries * key[-2] * (depth + value[-1])
 
 
+def _relative_attention_flops(query: Any, key: Any, value: Any, *_tables: Any, **_kwargs: Any) -> int:
+    """Both products of attention and the position logits; the arguments are shapes, (B, N, H, W, depth)."""
+    batch, heads, height, width, depth = query
+    pixels = height * width
+    return 2 * batch * heads * pixels * (pixels * (depth + value[-1]) + (height + width) * depth)
+
+
 # The counter knows CUDA's attention operators; the CPU's it would count as nothing.
 _EXTRA: dict[Any, Any] = {
     aten.mul: _product_flops,
     aten.mul_: _product_flops,
     aten.addcmul: _scaled_sum_flops,
     aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops,
+    torch.ops.saccade.relative_attention_2d: _relative_attention_flops,
 }
