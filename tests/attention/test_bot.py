@@ -230,7 +230,6 @@ def test_a_strided_one_exports_for_other_sizes(positions: str) -> None:
         ({"scale_positions": 1}, r"`scale_positions` \(=1\) must be True or False"),
         ({"feature_size": 0}, r"`feature_size` \(=0\) must be an integer of at least 1"),
         ({"stride": 0}, r"`stride` \(=0\) must be an integer of at least 1"),
-        ({"padding": 2}, r"`padding` \(=\(2, 2\)\) must be at most \(1, 1\)"),
         ({"backend": "fast"}, r"`backend` \(='fast'\) must be one of"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

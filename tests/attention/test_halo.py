@@ -225,7 +225,6 @@ def test_a_strided_one_exports_for_other_sizes() -> None:
         ({"proj": None}, r"`proj` \(=None\) must be True or False"),
         ({"stride": 3}, r"`stride` \(=3\) must divide `block_size` \(=8\)"),
         ({"stride": (2, 3)}, r"`stride` \(=3\) must divide `block_size` \(=8\)"),
-        ({"padding": 2}, r"`padding` \(=\(2, 2\)\) must be at most \(1, 1\)"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

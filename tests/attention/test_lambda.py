@@ -258,7 +258,6 @@ def test_strided_and_whole_map_ones_export_for_other_sizes(options: dict[str, An
         ({"feature_size": 7}, r"`feature_size` \(=7\) is for context=None only; leave it out"),
         ({"position_bias": 1}, r"`position_bias` \(=1\) must be True or False"),
         ({"stride": 0}, r"`stride` \(=0\) must be an integer of at least 1"),
-        ({"padding": 2}, r"`padding` \(=\(2, 2\)\) must be at most \(1, 1\)"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -24,14 +24,10 @@ class Sampling:
     ) -> None:
         self.kernel, self.stride, self.padding, self.dilation = kernel, stride, padding, dilation
         reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        # The pixels before the first and behind the last centre; fewer than none where a large padding puts centres
+        # outside the map.
         self.before = tuple(r // 2 - p for r, p in zip(reach, padding, strict=True))
         self.after = tuple(r - r // 2 - p for r, p in zip(reach, padding, strict=True))
-        if min(self.before) < 0:
-            fit = tuple(r // 2 for r in reach)
-            raise UsageError(
-                f"`padding` (={padding}) must be at most {fit} for kernel_size={kernel}, dilation={dilation}: "
-                "attention has no pixel to look from outside the map"
-            )
 
     @classmethod
     def of_convolution(cls, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Sampling:
@@ -43,9 +39,13 @@ class Sampling:
         return cls(kernel, steps, pair("padding", padding, at_least=0), spread)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The pixels at the centres: a map of the convolution's output size."""
-        rows, columns = (slice(before, -after or None) for before, after in zip(self.before, self.after, strict=True))
-        x = x[:, :, rows, columns]
+        """The pixels at the centres, zeros for those outside the map: a map of the convolution's output size."""
+        if min(*self.before, *self.after) < 0:
+            (top, left), (bottom, right) = self.before, self.after
+            x = F.pad(x, (-left, -right, -top, -bottom))  # a negative number crops
+        else:
+            rows, columns = (slice(a, -b or None) for a, b in zip(self.before, self.after, strict=True))
+            x = x[:, :, rows, columns]
         # Every stride-th pixel; by pooling, so that torch.export finds the size by the convolution's own formula.
         return x if self.stride == (1, 1) else F.avg_pool2d(x, 1, self.stride)
 

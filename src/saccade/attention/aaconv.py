@@ -15,9 +15,11 @@ from saccade._checks import check_bool, check_choice, check_divides, check_int, 
 from saccade.attention._base import ConvLike, take_rows
 from saccade.attention._card import Paper
 from saccade.attention._sampling import Sampling, pair
+from saccade.attention._tables import RelativeTables, relative_tables
 from saccade.errors import UsageError
 from saccade.ops import relative_attention_2d, resize_relative_table
 from saccade.ops.relative_attention import BACKENDS
+from saccade.ops.relative_attention.folded import attend_evenly
 
 PAPER = Paper(
     title="Attention Augmented Convolutional Networks",
@@ -43,8 +45,8 @@ PAPER = Paper(
             "F_out / heads where F_out < 128. The paper's own networks are not affected."
         ),
         (
-            "A stride is applied by attending from and to the pixels at the filters' centres; the paper gives no "
-            "listing for strides."
+            "A stride is applied by attending from and to the pixels at the filters' centres, zeros where these lie "
+            "outside the map; the paper gives no listing for strides."
         ),
         "On a map of another size the tables are interpolated linearly over offsets.",
         (
@@ -58,7 +60,10 @@ PAPER = Paper(
         "Convolutions start as PyTorch's do; the listing leaves them to its own framework.",
     ),
     limits=(
-        "Cost and memory grow with the square of H * W: the paper augments from the deepest stage outwards.",
+        (
+            "Time grows with the square of H * W: the paper augments from the deepest stage outwards. Memory does not, "
+            "but in an exported program, and without positions on devices where PyTorch's attention is not fused."
+        ),
         "In a network, dilation, groups and bias are those of the convolution whose place it takes.",
     ),
 )
@@ -80,7 +85,7 @@ def attention_depths(
     return heads, dk, dv
 
 
-class SelfAttention2d(nn.Module):
+class SelfAttention2d(RelativeTables):
     """Multi-head self-attention over the pixels of a map, the attention half of :class:`AAConv2d`.
 
     One 1 x 1 convolution makes queries, keys and values (output rows q, then k, then v, head after head), the op
@@ -113,10 +118,7 @@ class SelfAttention2d(nn.Module):
         self.backend = backend
         self.qkv = nn.Conv2d(in_channels, dk + kv_heads * (self.key_depth + self.value_depth), 1, bias=bias)
         self.proj = nn.Conv2d(dv, dv, 1, bias=bias)
-        self.rel_h, self.rel_w = (
-            nn.Parameter(torch.randn(2 * size - 1, self.key_depth) * self.key_depth**-0.5) if relative else None
-            for size in feature_size
-        )
+        self.rel_h, self.rel_w = relative_tables(feature_size, self.key_depth) if relative else (None, None)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.sampling(x)
@@ -145,7 +147,7 @@ class SelfAttention2d(nn.Module):
             out = relative_attention_2d(q, k, v, rel_h, rel_w, backend=self.backend)
         else:
             q, k, v = (part.flatten(2, 3) for part in (q, k, v))
-            out = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.kv_heads != self.heads)
+            out = attend_evenly(q, k, v)
             out = out.unflatten(2, (height, width))
         return out.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
@@ -178,8 +180,7 @@ class AAConv2d(ConvLike):
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H', W') with the convolution's H', W'.
 
     Raises:
-        UsageError: sizes out of range, depths that heads do not divide, a padding so large that filters are centred
-            outside the map; a map with another number of channels.
+        UsageError: sizes out of range, depths that heads do not divide; a map with another number of channels.
     """
 
     paper = PAPER

@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from saccade._checks import check_bool, check_choice, check_divides, check_int, check_map, largest_divisor
 from saccade.attention._base import ConvLike
 from saccade.attention._card import Paper
 from saccade.attention._sampling import Sampling, pair, strided_average
+from saccade.attention._tables import RelativeTables, relative_tables
 from saccade.ops import relative_attention_2d, resize_relative_table
 from saccade.ops.relative_attention import BACKENDS
+from saccade.ops.relative_attention.folded import attend_evenly
 
 PAPER = Paper(
     title="Bottleneck Transformers for Visual Recognition",
@@ -54,10 +55,16 @@ PAPER = Paper(
         "The 1 x 1 convolution starts as PyTorch's do.",
     ),
     limits=(
-        "Cost and memory grow with the square of H * W: the paper has it in the last stage alone.",
+        "Time grows with the square of H * W: the paper has it in the last stage alone.",
         "There is no output projection: the block's next 1 x 1 convolution mixes the heads, after a BatchNorm.",
     ),
 )
+
+
+def absolute_tables(feature_size: tuple[int, int], depth: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """An embedding for every row and for every column, (H, d) and (W, d), from N(0, 1/d)."""
+    height, width = (nn.Parameter(torch.randn(size, depth) * depth**-0.5) for size in feature_size)
+    return height, width
 
 
 def resize_positions(table: Tensor, size: int) -> Tensor:
@@ -75,7 +82,7 @@ def resize_positions(table: Tensor, size: int) -> Tensor:
     return torch.lerp(table[low.long()], table[high.long()], (place - low).to(table.dtype)[:, None])
 
 
-class BoTAttention2d(ConvLike):
+class BoTAttention2d(ConvLike, RelativeTables):
     """Bottleneck-transformer attention (Srinivas et al., CVPR 2021, arXiv 2101.11605, figure 4).
 
     ``y_n = softmax(q (k + r_h + r_w)^T / sqrt(d)) v`` for each of N heads, over all pixels of the map. The paper's
@@ -97,8 +104,8 @@ class BoTAttention2d(ConvLike):
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H', W') with the convolution's H', W'.
 
     Raises:
-        UsageError: sizes out of range, heads that do not divide, an unknown choice, a padding so large that filters
-            are centred outside the map; a map with another number of channels.
+        UsageError: sizes out of range, heads that do not divide, an unknown choice; a map with another number of
+            channels.
     """
 
     paper = PAPER
@@ -142,8 +149,8 @@ class BoTAttention2d(ConvLike):
         rows = heads * key_depth + kv_heads * (key_depth + self.value_depth)
         self.qkv = nn.Conv2d(in_channels, rows, 1, bias=False)
         sizes = pair("feature_size", feature_size)
-        self.rel_h, self.rel_w = (_table(2 * n - 1, key_depth, positions == "relative") for n in sizes)
-        self.pos_h, self.pos_w = (_table(n, key_depth, positions == "absolute") for n in sizes)
+        self.rel_h, self.rel_w = relative_tables(sizes, key_depth) if positions == "relative" else (None, None)
+        self.pos_h, self.pos_w = absolute_tables(sizes, key_depth) if positions == "absolute" else (None, None)
 
     @classmethod
     def sized(cls, in_size: tuple[int, int], out_size: tuple[int, int], options: dict[str, Any]) -> dict[str, Any]:
@@ -176,9 +183,5 @@ class BoTAttention2d(ConvLike):
             rows, columns = resize_positions(self.pos_h, height), resize_positions(self.pos_w, width)
             k = k + ((rows[:, None] + columns) * factor).to(k.dtype)
         q, k, v = (part.flatten(2, 3) for part in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.kv_heads != self.heads)
+        out = attend_evenly(q, k, v)
         return out.unflatten(2, (height, width))
-
-
-def _table(rows: int, depth: int, present: bool) -> nn.Parameter | None:
-    return nn.Parameter(torch.randn(rows, depth) * depth**-0.5) if present else None

@@ -142,8 +142,8 @@ class HaloAttention2d(ConvLike):
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H', W') with the convolution's H', W'.
 
     Raises:
-        UsageError: sizes out of range, heads or a stride that do not divide, a depth of values that needs ``proj``, a
-            padding so large that filters are centred outside the map; a map with another number of channels.
+        UsageError: sizes out of range, heads or a stride that do not divide, a depth of values that needs ``proj``; a
+            map with another number of channels.
     """
 
     paper = PAPER

@@ -102,8 +102,8 @@ class LambdaLayer2d(ConvLike):
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H', W') with the convolution's H', W'.
 
     Raises:
-        UsageError: sizes out of range, heads that do not divide, an even context, ``feature_size`` missing or in vain,
-            a padding so large that filters are centred outside the map; a map with another number of channels.
+        UsageError: sizes out of range, heads that do not divide, an even context, ``feature_size`` missing or in vain;
+            a map with another number of channels.
     """
 
     paper = PAPER
