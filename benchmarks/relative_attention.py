@@ -56,8 +56,8 @@ def make_inputs(case: str, device: str, dtype: torch.dtype) -> list[Tensor]:
 def plain(q: Tensor, k: Tensor, v: Tensor, _rel_h: Tensor, _rel_w: Tensor) -> Tensor:
     """PyTorch's attention without positions, keys or values padded to equal depth: the floor."""
     depth = max(q.shape[-1], v.shape[-1])
-    padded = (F.pad(x.flatten(2, 3), (0, depth - x.shape[-1])) for x in (q, k, v))
-    return F.scaled_dot_product_attention(*padded, scale=q.shape[-1] ** -0.5)[..., : v.shape[-1]]
+    queries, keys, values = (F.pad(x.flatten(2, 3), (0, depth - x.shape[-1])) for x in (q, k, v))
+    return F.scaled_dot_product_attention(queries, keys, values, scale=q.shape[-1] ** -0.5)[..., : v.shape[-1]]
 
 
 def sdpa_with_mask(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
@@ -65,7 +65,8 @@ def sdpa_with_mask(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor
     scale = q.shape[-1] ** -0.5
     vertical, horizontal = position_logits(q * scale, rel_h, rel_w)
     mask = (vertical[..., :, None] + horizontal[..., None, :]).flatten(-2)
-    return F.scaled_dot_product_attention(*(x.flatten(2, 3) for x in (q, k, v)), attn_mask=mask, scale=scale)
+    queries, keys, values = (x.flatten(2, 3) for x in (q, k, v))
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
 
 
 def by(backend: str) -> Callable[..., Tensor]:

@@ -43,7 +43,7 @@ class RelativeTables(nn.Module):
     rel_h: nn.Parameter | None
     rel_w: nn.Parameter | None
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         tables = {f"{prefix}rel_h": self.rel_h, f"{prefix}rel_w": self.rel_w}
         resize_relative_tables(state_dict, {key: table for key, table in tables.items() if table is not None})
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -62,15 +62,15 @@ def relative_attention_2d(
         raise UsageError(
             f"`v` (shape {tuple(v.shape)}) must have the batch, heads and map of `k` (shape {tuple(k.shape)})"
         )
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     q, k, v, rel_h, rel_w = _in_one_type(q, k, v, rel_h, rel_w)
     backend = choose_backend(q) if backend == "auto" else backend
     module = _MODULES[backend]
     if reason := module.unavailable(q):
         raise UsageError(f"`backend` (={backend!r}) cannot run here: {reason}; backend='auto' chooses one that can")
     if module in (reference, folded):
-        return module.attend(q, k, v, rel_h, rel_w, scale)
-    return operator.attend(q, k, v, rel_h, rel_w, scale)
+        return module.attend(q, k, v, rel_h, rel_w, factor)
+    return operator.attend(q, k, v, rel_h, rel_w, factor)
 
 
 def choose_backend(q: Tensor) -> str:
