@@ -18,14 +18,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "_checks", "_specs", "_seeds"),
     ("ops",),
     ("attention", "surgery"),
-    ("_api",),
+    ("_api", "_factory"),
     ("nets", "data", "profiling"),
     ("training", "explain", "exporting"),
     ("comparison", "report", "recipes"),
     ("cli",),
 )
 LAYER = {unit: layer for layer, units in enumerate(LAYERS) for unit in units}
-BESIDE = {(a, b) for a in LAYERS[0] for b in LAYERS[0]} | {("comparison", "report")}
+BESIDE = {(a, b) for a in LAYERS[0] for b in LAYERS[0]} | {("_api", "_factory"), ("comparison", "report")}
 
 # The public names that `saccade` hands on, with the module that each comes from: importing one is importing that.
 ROOT_NAMES: dict[str, str] = {name: saccade._HOME.get(name, f"saccade.{name}") for name in saccade.__all__}

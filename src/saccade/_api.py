@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
-from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
+from torch import Tensor, nn
 
 from saccade._checks import check_choice, check_int
-from saccade.attention._base import Additive, ConvLike, Gate
+from saccade._factory import build, take_from_host
+from saccade._specs import parse_spec
+from saccade.attention._base import ConvLike
 from saccade.attention._card import Card
 from saccade.attention.catalog import MECHANISMS, card, check_mechanism, mechanism
 from saccade.errors import UsageError
 from saccade.surgery import (
-    AttachedEdit,
-    ConvBlend,
-    ConvTerm,
+    KINDS as SITE_KINDS,
+)
+from saccade.surgery import (
+    At,
     Edit,
-    Edited,
-    GateBlend,
+    Mode,
     Plan,
+    Selection,
     Site,
-    TermBlend,
+    Sites,
+    Start,
+    Survey,
     apply_edits,
+    attention_names,
+    check_host,
+    check_unwrapped,
     detach,
-    host_class,
     live_plan,
-    match_paths,
-    resolve_sites,
+    load_host_state,
+    select,
+    unwrapped,
 )
 
+LOG = logging.getLogger("saccade")
+# The kinds of site whose module a mechanism takes the place of; one of any other kind goes beside any module.
+PLACES = {"conv": ("conv", "pointwise"), "norm": ("norm",)}
 KINDS = ("gate", "context", "conv", "norm", "warp", "position")
 ATTENDS = ("channel", "spatial", "channel+spatial", "positions")
 
@@ -68,50 +81,79 @@ def create_attention(name: str, channels: int, **options: Any) -> nn.Module:
     return cls(channels, channels, 3, **options) if issubclass(cls, ConvLike) else cls(channels, **options)
 
 
+def find_sites(model: nn.Module, example_input: Any = None, at: At | None = None) -> Sites:
+    """The places in a network where attention can go. Prints as a table.
+
+    Args:
+        model: the host, any ``nn.Module``. It is not touched: a copy without numbers is run once.
+        example_input: as of :func:`augment`.
+        at: only the sites that this names, as of :func:`augment`; by default all.
+
+    Raises:
+        UsageError: nothing matches ``at``, with what would; a model that cannot be edited or run.
+    """
+    survey = Survey(model, example_input)
+    return survey.sites if at is None else select(survey, at).sites
+
+
 def augment(
     model: nn.Module,
-    attention: str,
+    attention: str | None = None,
     *,
-    at: str | Sequence[str],
+    at: At | Mapping[str, str] = "residual",
     options: dict[str, Any] | None = None,
     start: str = "identity",
+    stages: str | None = None,
+    max_positions: int | None = None,
     example_input: Any = None,
     inplace: bool = False,
+    force: bool = False,
 ) -> nn.Module:
-    """Add attention to a network at the modules that ``at`` names.
+    """Add attention to a network.
 
     Args:
         model: the host, any ``nn.Module``. Names of its parameters stay.
-        attention: a name of :func:`list_attention`. A gate goes after the module's output; ``aaconv`` takes a
-            convolution's place.
-        at: a dotted path, a glob (``"*.bn2"``; ``*`` matches dots too), or a list of those.
+        attention: a name of :func:`list_attention`. One of kind ``conv`` takes a convolution's place, ``norm`` a
+            BatchNorm's; every other goes after a module's output, or at ``"input"`` before the first module.
+        at: where: a kind of site (``"residual"``, ``"conv"``, ``"depthwise"``, ``"pointwise"``, ``"norm"``,
+            ``"block"``, ``"stage"``, ``"input"``), a dotted path, a glob (``"*.bn2"``; ``*`` matches dots too), a
+            function of a :class:`Site`, or a list of those. Or several, each with its mechanism, and then no
+            ``attention``: ``{"residual": "se", "layer4.*.conv2": "aaconv(heads=4)"}``.
         options: of the mechanism, as :func:`describe` lists them; ``aaconv`` takes its convolution's own (``dilation``,
             ``groups``, ``bias``) from the host.
         start: ``"identity"``: the network computes what it did, exactly, and attention is blended in by training, by a
             factor ``alpha`` that starts at 0. ``"paper"``: the paper's own form and initialisation; an augmented
             convolution then keeps the host's first ``out_channels - dv`` filters.
-        example_input: what the host's forward takes as its one argument (images, or lists and dicts of them), for the
-            sizes of its maps; by default an image of the size in the host's ``pretrained_cfg``, else 224 x 224.
+        stages: ``"deepest:N"``: only where the map has one of the N smallest sizes among those places.
+        max_positions: only where the map has at most so many positions, H W.
+        example_input: what the host's forward takes, for the sizes of its maps: a tensor or a structure of tensors; a
+            tuple is taken as several arguments. By default an image of the size in the host's ``pretrained_cfg``, else
+            224 x 224.
         inplace: edit ``model`` itself instead of a deep copy.
+        force: add a mechanism also where the same one is already.
 
     Returns:
-        The augmented network.
+        The augmented network. What was done and what was left out is logged to ``saccade``, at level INFO;
+        :func:`plan_of` tells it again.
 
     Raises:
-        UsageError: nothing matches ``at``; a mechanism that does not fit a module there; an unknown name or option.
+        UsageError: nothing matches ``at``, or a mechanism does not fit there, with the call that would work; an unknown
+            name or option; a model that cannot be edited or run.
     """
-    check_mechanism(attention, options or {})
+    parts = _parts(attention, at, options)
     check_choice("start", start, ("paper", "identity"))
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"`model` (={model!r}) must be an nn.Module")
-    kind = mechanism(attention).paper.kind
-    if kind == "norm":
-        raise UsageError(f"{attention!r} takes a normalisation's place, which augment cannot do yet")
-    mode = "replace" if kind == "conv" else "after"
-    model = model if inplace else copy.deepcopy(model)
-    sites = resolve_sites(model, match_paths(model, at), example_input)
-    edits = [Edit(site.path, mode, attention, dict(options or {}), cast(Any, start)) for site in sites]
-    apply_edits(model, edits, sites, _build)
+    check_host(model)
+    check_unwrapped(model)
+    model = model if inplace else _copied(model)
+    survey = Survey(model, example_input)
+    placed: list[tuple[Edit, Site]] = []
+    for name, where, given in parts:
+        _check_fit(name, where, survey)
+        fits = PLACES.get(mechanism(name).paper.kind, SITE_KINDS)
+        chosen = select(survey, where, stages=stages, max_positions=max_positions, fits=fits)
+        placed += [(_edit(name, site, given, cast(Start, start)), site) for site in chosen.sites]
+        _log_skipped(name, chosen)
+    _apply(survey, placed, force=force)
     return model
 
 
@@ -121,7 +163,7 @@ def plan_of(model: nn.Module) -> Plan:
     Raises:
         UsageError: an edit that something removed behind our back, with what to do.
     """
-    return live_plan(model)
+    return live_plan(unwrapped(model))
 
 
 def strip(model: nn.Module, *, inplace: bool = False) -> nn.Module:
@@ -134,42 +176,142 @@ def strip(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         model: an augmented network; a plain one comes back as it is.
         inplace: strip ``model`` itself instead of a deep copy.
     """
-    model = model if inplace else copy.deepcopy(model)
+    model = unwrapped(model)
+    model = model if inplace else _copied(model)
     detach(model)
     return model
 
 
-def _build(edit: Edit, site: Site) -> nn.Module:
-    """The module of an edit at a site: the factory that surgery is given."""
-    cls = mechanism(edit.attention)
-    sizes = cls.sized(site.in_size, site.out_size, edit.options)
-    if issubclass(cls, ConvLike):
-        return _build_in_place(cls, edit, site, sizes)
-    attention = cls(site.out_shape[1], **sizes, **edit.options)
-    if edit.start == "paper" or attention.starts_as_identity:
-        return AttachedEdit(attention, edit)
-    if isinstance(attention, Gate):
-        return GateBlend(attention, edit)
-    if isinstance(attention, Additive):
-        return TermBlend(attention, edit)
-    raise UsageError(f"{edit.attention!r} has no identity start yet; give start='paper'")
+def apply_plan(model: nn.Module, plan: Plan, *, example_input: Any = None, inplace: bool = False) -> nn.Module:
+    """Add to a network the edits of a plan; attention starts anew, as the plan's ``start`` says.
+
+    Args:
+        model: the host that the plan was made for, or one with modules of the same paths.
+        plan: of :func:`plan_of`, or :meth:`Plan.from_json`.
+        example_input: as of :func:`augment`.
+        inplace: edit ``model`` itself instead of a deep copy.
+
+    Raises:
+        UsageError: a site that the host lacks; an edit that it carries already; what :func:`augment` refuses.
+    """
+    if not isinstance(plan, Plan):
+        raise UsageError(f"`plan` (={plan!r}) must be a saccade.Plan; Plan.from_json(text) reads one")
+    check_host(model)
+    check_unwrapped(model)
+    model = model if inplace else _copied(model)
+    there = {(edit.site, edit.attention) for edit in live_plan(model).edits}
+    if twice := next((edit for edit in plan.edits if (edit.site, edit.attention) in there), None):
+        raise UsageError(f"{twice.site!r} carries {twice.attention!r} already; saccade.strip(model) takes it off")
+    survey = Survey(model, example_input)
+    for edit in plan.edits:
+        check_mechanism(edit.attention, edit.options)
+    placed = [(edit, survey.resolve(edit.site, edit.mode)) for edit in plan.edits]
+    # A shared module has several paths; its edits go to the first.
+    _apply(survey, [(replace(edit, site=site.path), site) for edit, site in placed], force=True)
+    return model
 
 
-def _build_in_place(cls: type[ConvLike], edit: Edit, site: Site, sizes: dict[str, Any]) -> nn.Module:
-    """The module that takes a convolution's place, or with an identity start what is blended into it."""
-    conv = site.module
-    if not isinstance(conv, nn.Conv2d):
-        raise UsageError(
-            f"{edit.attention!r} takes a convolution's place, and {edit.site!r} is a {type(conv).__name__}; "
-            "name modules that are nn.Conv2d"
-        )
-    host = host_class(type(conv)) if isinstance(conv, Edited) else type(conv)
-    if host.forward is not nn.Conv2d.forward or is_parametrized(conv):
-        raise UsageError(
-            f"{edit.attention!r} takes the place of a plain convolution, and {edit.site!r} (a {host.__name__}) has its "
-            "own way to compute, weights or padding for instance; name other modules"
-        )
-    replacement = cls.from_conv(conv, **sizes, **edit.options)
-    if edit.start == "paper":
-        return replacement
-    return ConvBlend(replacement.blended, edit) if replacement.added is None else ConvTerm(replacement.added, edit)
+def attention_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that edits brought: to train them first, or with a learning rate and weight decay of their own.
+
+    A convolution that an augmented one took over (``start="paper"``) counts with all of its parameters.
+    """
+    names = attention_names(model)
+    return [parameter for name, parameter in model.named_parameters() if name in names]
+
+
+def host_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of the host, those that :func:`attention_parameters` leaves out."""
+    names = attention_names(model)
+    return [parameter for name, parameter in model.named_parameters() if name not in names]
+
+
+def load_host(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Load a checkpoint of the plain host into an augmented network; attention keeps its values.
+
+    A convolution in whose place an augmented one stands (``start="paper"``) gives it what filters fit.
+
+    Args:
+        model: an augmented network.
+        state: the host's ``state_dict``.
+
+    Returns:
+        The keys of the network's own state that the checkpoint does not have: all of them attention's.
+
+    Raises:
+        UsageError: keys that host or checkpoint lacks, or tensors of other shapes; nothing is loaded then.
+    """
+    return load_host_state(model, state, take_from_host)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise UsageError(f"{type(model).__name__} cannot be copied ({error}); inplace=True edits it itself") from error
+
+
+def _parts(
+    attention: str | None, at: At | Mapping[str, str], options: dict[str, Any] | None
+) -> list[tuple[str, At, dict[str, Any]]]:
+    """(mechanism, where, options) of everything that is asked for."""
+    if isinstance(at, Mapping):
+        if attention is not None or options is not None:
+            raise UsageError(
+                "`at` as a mapping names mechanisms with their options, such as {'residual': 'gam(reduction=8)'}; "
+                "leave out `attention` and `options`"
+            )
+        if not at:
+            raise UsageError("`at` (={}) must name at least one place")
+        specs = [(parse_spec(spec, "at"), where) for where, spec in at.items()]
+        parts = [(spec.name, where, spec.options) for spec, where in specs]
+    elif attention is None:
+        raise UsageError(f"`attention` must be a mechanism; saccade.list_attention() names {len(MECHANISMS)}")
+    else:
+        parts = [(attention, at, {} if options is None else options)]
+    for name, _, given in parts:
+        check_mechanism(name, given)
+    return parts
+
+
+def _check_fit(name: str, where: At, survey: Survey) -> None:
+    """A mechanism that takes a module's place needs a kind of site that has one; a path or a glob is taken as it is."""
+    kind = mechanism(name).paper.kind
+    fits = PLACES.get(kind, SITE_KINDS)
+    if not isinstance(where, str) or where not in SITE_KINDS or where in fits:
+        return
+    counts = survey.sites.counts()
+    there = next((kind for kind in fits if counts.get(kind)), None)
+    works = f"saccade.augment(model, {name!r}, at={there!r}) finds {counts[there]}" if there else "the host has none"
+    takes = {"conv": "a convolution's place", "norm": "a BatchNorm's place"}[kind]
+    raise UsageError(f"{name!r} takes {takes}, and at={where!r} names no such places; {works}")
+
+
+def _edit(name: str, site: Site, options: dict[str, Any], start: Start) -> Edit:
+    kind = mechanism(name).paper.kind
+    mode: Mode = "replace" if kind in PLACES else "before" if site.kind == "input" else "after"
+    # With the sizes that the mechanism takes from here, so that the plan alone builds the same again.
+    sized = mechanism(name).sized(site.in_size, site.size, options)
+    return Edit(site.path, mode, name, {**sized, **options}, start)
+
+
+def _apply(survey: Survey, placed: Sequence[tuple[Edit, Site]], *, force: bool) -> None:
+    for site in {site.path: site for _, site in placed}.values():
+        if site.calls > 1:
+            warnings.warn(
+                f"{site.path!r} is called {site.calls} times in one forward; one attention serves all of them",
+                UserWarning,
+                stacklevel=3,
+            )
+    before = sum(parameter.numel() for parameter in survey.model.parameters())
+    apply_edits(survey, placed, build, force=force)
+    added = sum(parameter.numel() for parameter in survey.model.parameters()) - before
+    for name in dict.fromkeys(edit.attention for edit, _ in placed):
+        LOG.info("%s at %s", name, ", ".join(edit.site for edit, _ in placed if edit.attention == name))
+    LOG.info("%+d parameters, %+.2f %%", added, 100 * added / max(1, before))
+
+
+def _log_skipped(name: str, chosen: Selection) -> None:
+    for reason in dict.fromkeys(reason for _, reason in chosen.skipped):
+        paths = ", ".join(site.path for site, why in chosen.skipped if why == reason)
+        LOG.info("%s: %s leaves out %s", name, reason, paths)

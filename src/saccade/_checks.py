@@ -55,6 +55,8 @@ def check_divides(name: str, value: int, whole_name: str, whole: int) -> None:
 
 def check_map(x: Tensor, channels: int, owner: str) -> None:
     """The input of a mechanism must be a batch of maps, (B, C, H, W), with the mechanism's channels."""
+    if not isinstance(x.dim(), int):
+        return  # a symbol of torch.fx.symbolic_trace, which has no shape
     if x.dim() != 4:
         raise UsageError(f"{owner} takes maps of shape (B, C, H, W); got {x.dim()} dimensions, {tuple(x.shape)}")
     if x.shape[1] != channels:

@@ -87,3 +87,31 @@ def test_the_defaults_are_those_of_the_function():
     assert set(meant) - set(shown) == {"on_setting", "on_event"}
     for name, parameter in shown.items():
         assert str(parameter.default) == str(meant[name].default), name
+
+
+def test_sites_prints_the_table_and_where_its_sizes_are_from(monkeypatch, capsys):
+    lines = run("sites saccade:cifar_resnet(depth=8)", monkeypatch, capsys).splitlines()
+    assert lines[0].split() == ["path", "kind", "channels", "map", "stride"]
+    assert lines[1].split() == ["layer1.0.bn2", "residual", "16", "32", "x", "32", "1"]
+    assert lines[-2] == "Maps for an input of 3 x 32 x 32 (the host's pretrained_cfg)."
+    assert lines[-1] == "Sites in all: 3 residual, 7 conv, 2 pointwise, 9 norm, 3 block, 3 stage, 1 input."
+
+
+def test_sites_keeps_to_what_was_asked_and_names_what_is_left_out(monkeypatch, capsys):
+    words = "sites resnet18 --at conv,layer1.0.bn1 --stages deepest:2 --max-positions 20 --image-size 96x128"
+    lines = run(words, monkeypatch, capsys).splitlines()
+    assert [line.split()[0] for line in lines[1 : lines.index("")]] == [
+        f"layer4.{b}.conv{c}" for b in "01" for c in "12"
+    ]
+    assert lines[lines.index("") + 1].startswith("stages='deepest:2' leaves out 10: conv1, layer1.0.conv1")
+    assert "max_positions=20 leaves out 4: layer3.0.conv1, layer3.0.conv2, layer3.1.conv1, layer3.1.conv2" in lines
+
+
+def test_sites_as_data(monkeypatch, capsys):
+    found = json.loads(run("sites torchvision:resnet18 --at stage --json", monkeypatch, capsys))
+    assert [site["path"] for site in found["sites"]] == ["relu", "layer1.1", "layer2.1", "layer3.1", "layer4.1"]
+    assert found["sites"][1] | {"path": "", "calls": 1} == {
+        "path": "", "kind": "stage", "channels": 64, "height": 56, "width": 56, "stride": 4, "layout": "nchw",
+        "calls": 1, "in_size": [56, 56],
+    }  # fmt: skip
+    assert found["notes"] == ["Maps for an input of 3 x 224 x 224 (the default; give `example_input` for another)."]

@@ -26,7 +26,7 @@ def test_without_options_it_has_the_defaults():
     [
         ("resnet50", "must be one of saccade:cifar_resnet"),
         ("timm:resnet50", "must be one of saccade:cifar_resnet"),
-        ("saccade:", "must be one of saccade:cifar_resnet"),
+        ("saccade:", r"`model` \(='saccade:'\) must be a timm name \(resnet18\), torchvision:NAME, saccade:NAME or"),
         ("saccade:cifar_resnett", r"must be one of 'cifar_resnet' \(did you mean 'cifar_resnet'\?\)"),
         ("saccade:cifar_resnet(width=3)", r"has no option 'width' \(did you mean 'widths'\?\)"),
         ("saccade:cifar_resnet(depth=10)", r"`depth` \(=10\) must be 6n \+ 2 with basic blocks; depth=8 is nearest"),

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import saccade
 from attention.builders import maps
 from saccade.nets import CifarResNet
+from saccade.surgery import Sites
 
 IMAGES = (2, 3, 40, 32)
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -82,3 +83,74 @@ def set_alpha(model: nn.Module, value: float) -> None:
     with torch.no_grad():
         for alpha in alphas:
             alpha.fill_(value)
+
+
+C, H, W = 8, 12, 10  # all different, so that no axis passes for another
+
+
+def conv(channels: int = C, out: int = C, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, kernel, stride, kernel // 2)
+
+
+class Stemmed(nn.Module):
+    """A stem, then the block in question."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.block = conv(3), block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.stem(x))
+
+
+def sites_of(block: nn.Module) -> Sites:
+    return saccade.find_sites(Stemmed(block), torch.zeros(1, 3, H, W))
+
+
+def residuals(block: nn.Module) -> list[str]:
+    """Paths of the residual sites of a block, below it."""
+    return [site.path.removeprefix("block.") for site in sites_of(block) if site.kind == "residual"]
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut; the cases below differ in how both are combined."""
+
+    def __init__(self, stride: int = 1, out: int = C) -> None:
+        super().__init__()
+        self.c1, self.bn1 = conv(C, out, stride=stride), nn.BatchNorm2d(out)
+        self.c2, self.bn2 = conv(out, out), nn.BatchNorm2d(out)
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.bn2(self.c2(F.relu(self.bn1(self.c1(x)))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.branch(x) + x)
+
+
+class Ended(Block):
+    """A branch with one thing more at its end."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.end = end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.end(self.branch(x))
+
+
+class Sum(nn.Module):
+    """The sum of what some modules make of one map."""
+
+    def __init__(self, *terms: nn.Module) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(terms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *rest = [term(x) for term in self.terms]
+        for each in rest:
+            first = first + each
+        return first
+
+
+def two_convs() -> nn.Sequential:
+    return nn.Sequential(conv(), nn.ReLU(), conv())

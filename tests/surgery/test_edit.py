@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import saccade
-from saccade._api import _build
+from saccade._factory import build
 from saccade.errors import UsageError
-from saccade.surgery import AttachedEdit, Edit, Site, apply_edits, resolve_sites
+from saccade.surgery import AttachedEdit, Edit, Site, Survey, apply_edits
 from surgery.hosts import OPTIONS, augmented, cifar, images, set_alpha
 
 
@@ -39,7 +39,10 @@ def test_the_plan_lists_what_the_network_carries() -> None:
 
 def test_a_conversion_that_drops_edits_is_an_error_with_the_remedy() -> None:
     model = nn.SyncBatchNorm.convert_sync_batchnorm(augmented(cifar(), "se"))
-    message = r"the edits at 'layer1.0.bn2' no longer run: something made it a new SyncBatchNorm; convert or freeze"
+    message = (
+        r"the edits at 'layer1.0.bn2' no longer run: something made it a new SyncBatchNorm. Convert, freeze or fuse "
+        r"the host first, then augment it"
+    )
     with pytest.raises(UsageError, match=message):
         saccade.plan_of(model)
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(cifar())
@@ -62,17 +65,23 @@ def test_edits_at_one_site_run_in_their_order() -> None:
     edits = [Edit("0", "after", "first", start="paper"), Edit("0", "after", "second", start="paper")]
     modules = {"first": Plus(2, 1), "second": Plus(3, 5)}
 
-    def build(edit: Edit, _site: Site) -> nn.Module:
+    def stand_in(edit: Edit, site: Site, module: nn.Module) -> nn.Module:
+        assert site.path == "0"
+        assert isinstance(module, nn.Conv2d)
         return AttachedEdit(modules[edit.attention], edit)
+
+    def apply(model: nn.Module, edits: list[Edit]) -> None:
+        survey = Survey(model, x)
+        apply_edits(survey, [(edit, survey.at_path("0")) for edit in edits], stand_in)
 
     x = images()
     expected = 3 * (2 * host(x) + 1) + 5
     model = copy.deepcopy(host)
-    apply_edits(model, edits, resolve_sites(model, ["0"], x), build)
+    apply(model, edits)
     torch.testing.assert_close(model(x), expected)
     backwards = copy.deepcopy(host)
     for edit in reversed(edits):
-        apply_edits(backwards, [edit], resolve_sites(backwards, ["0"], x), build)
+        apply(backwards, [edit])
     torch.testing.assert_close(backwards(x), 2 * (3 * host(x) + 5) + 1)
 
 
@@ -136,15 +145,28 @@ class SamePadding(nn.Conv2d):
         return super().forward(nn.functional.pad(x, (1, 1, 1, 1)))
 
 
-@pytest.mark.parametrize("start", ["paper", "identity"])
-def test_a_convolution_that_computes_in_its_own_way_is_an_error(start: str) -> None:
+def own_ways() -> list[nn.Module]:
+    """A convolution with padding of its own making, and one with weights of its own making."""
+    return [SamePadding(3, 8, 3), nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 3)).eval()]
+
+
+def test_the_place_of_a_convolution_that_computes_in_its_own_way_is_not_taken() -> None:
     message = r"'aaconv' takes the place of a plain convolution, and '0' \(a \w+\) has its own way to compute"
-    normed = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 3))
-    for conv in (SamePadding(3, 8, 3), normed):
-        host = saccade.augment(nn.Sequential(conv), "se", at="0", example_input=images())
-        for model in (nn.Sequential(conv), host):
+    for conv in own_ways():
+        gated = saccade.augment(nn.Sequential(conv), "se", at="0", example_input=images())
+        for model in (nn.Sequential(conv), gated):
             with pytest.raises(UsageError, match=message):
-                saccade.augment(model, "aaconv", at="0", start=start, example_input=images())
+                saccade.augment(model, "aaconv", at="0", start="paper", example_input=images())
+
+
+def test_attention_is_blended_into_a_convolution_that_computes_in_its_own_way() -> None:
+    for conv in own_ways():
+        host = nn.Sequential(conv)
+        model = saccade.augment(host, "aaconv", at="0", example_input=images())
+        assert torch.equal(model(images()), host(images()))
+        set_alpha(model, 0.5)
+        assert model(images()).shape == host(images()).shape
+        assert not torch.allclose(model(images()), host(images()), atol=1e-4)
 
 
 def test_a_blended_convolution_may_carry_a_gate_already() -> None:
@@ -226,7 +248,9 @@ def test_a_plan_with_a_replacement_and_an_edit_after_it_goes_on_at_once() -> Non
     )
     both = saccade.augment(once, "se", at="layer3.0.conv1", start="paper", example_input=images())
     model = cifar()
-    apply_edits(model, saccade.plan_of(both).edits, resolve_sites(model, ["layer3.0.conv1"], images()), _build)
+    survey = Survey(model, images())
+    site = survey.at_path("layer3.0.conv1")
+    apply_edits(survey, [(edit, site) for edit in saccade.plan_of(both).edits], build)
     assert saccade.plan_of(model) == saccade.plan_of(both)
     model.load_state_dict(both.state_dict(), strict=True)
     assert torch.equal(model(images()), both(images()))
@@ -245,3 +269,26 @@ def test_tables_have_the_size_of_the_map_at_the_site() -> None:
     halved = saccade.augment(cifar(), "aaconv", at="layer3.0.conv1", options={"downsample": 3})
     for model, rows in ((given, 13), (halved, 5)):
         assert len(model.get_submodule("layer3.0.conv1.saccade.aaconv.attention").rel_h) == rows
+
+
+class Stage(nn.Module):
+    """Runs its children one by one without being an nn.Sequential, as some of timm's stages do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("at", ["block", "stage", "1", ["1", "2"]], ids=str)
+def test_an_edit_does_not_become_a_layer_of_a_module_that_runs_its_children(at: str | list[str]) -> None:
+    host = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), Stage(), Stage()).eval()
+    model = saccade.augment(host, "se", at=at, example_input=images())
+    assert torch.equal(model(images()), host(images()))
+    set_alpha(model, 0.5)
+    assert not torch.allclose(model(images()), host(images()), atol=1e-4)

@@ -1,4 +1,4 @@
-"""A plan is data: written down and read back it is the same plan, and what is no plan is refused with the reason."""
+"""A plan is data: written down and read back it is the same plan, which gives the same network from the same host."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torchvision import models
 
 import saccade
 from saccade.errors import UsageError
+from saccade.nets import CifarResNet
 from saccade.surgery import Edit, Plan
-from surgery.hosts import cifar, images
+from surgery.hosts import cifar, images, set_alpha, settle
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
@@ -107,3 +111,135 @@ def test_what_is_no_plan_is_refused_with_the_reason(text: str, message: str) -> 
 def test_options_that_json_cannot_hold_are_errors(value: object) -> None:
     with pytest.raises(UsageError, match=r"`options` \(=.*\) must be values that JSON can hold"):
         Edit("a", "after", "se", {"reduction": value})
+
+
+def several() -> nn.Module:
+    """Edits of every mode and start, two of them at one site, one of them twice."""
+    host = cifar()
+    model = saccade.augment(host, "aaconv", at="layer3.0.conv1", start="paper", example_input=images())
+    model = saccade.augment(model, "se", at=["layer3.0.conv1", "layer2.0.bn2"], options={"reduction": 4})
+    model = saccade.augment(model, "gam", at="layer2.0.bn2", start="paper")
+    model = saccade.augment(model, "se", at="layer2.0.bn2", start="paper", force=True)
+    model = saccade.augment(model, "iebn", at="layer1.0.bn1")
+    model = saccade.augment(model, "stn", at="input")
+    set_alpha(model, 0.5)
+    return model.eval()
+
+
+def test_a_plan_from_json_gives_the_same_network_from_a_fresh_host() -> None:
+    model = several()
+    plan = saccade.plan_of(model)
+    fresh = cifar()
+    replayed = saccade.apply_plan(fresh, Plan.from_json(plan.to_json()), example_input=images())
+    assert saccade.plan_of(replayed) == plan
+    assert list(replayed.state_dict()) == list(model.state_dict())
+    replayed.load_state_dict(model.state_dict())
+    assert torch.equal(replayed(images()), model(images()))
+    assert len(saccade.plan_of(fresh)) == 0
+
+
+@pytest.mark.parametrize("start", ["identity", "paper"])
+@pytest.mark.parametrize("attention", saccade.list_attention())
+def test_a_plan_of_every_mechanism_builds_the_same_from_another_example(attention: str, start: str) -> None:
+    """What a mechanism takes from the sizes of the maps is written in the plan."""
+    at = {"conv": "layer3.*.conv1", "norm": "layer3.*.bn2"}.get(saccade.describe(attention).kind, "layer3.*.bn2")
+    model = saccade.augment(cifar(), attention, at=at, start=start, example_input=images())
+    plan = Plan.from_json(saccade.plan_of(model).to_json())
+    replayed = saccade.apply_plan(cifar(), plan)  # of 224 x 224
+    assert saccade.plan_of(replayed) == plan
+    replayed.load_state_dict(model.state_dict())
+    assert torch.equal(replayed(images()), model(images()))
+
+
+def test_a_plan_for_another_host_is_an_error_with_the_nearest_path() -> None:
+    plan = saccade.plan_of(saccade.augment(CifarResNet(14, widths=(8, 16, 32)), "se", at="layer1.1.bn2"))
+    with pytest.raises(UsageError, match=r"the host has no module at 'layer1.1.bn2' \(did you mean .*'layer1.0.bn2'"):
+        saccade.apply_plan(cifar(), plan)
+    bottleneck = settle(models.resnet50(num_classes=3))
+    deeper = Plan((Edit("layer1.0.conv1", "replace", "aaconv", {}, "paper"), Edit("fc", "after", "se")))
+    with pytest.raises(UsageError, match=r"'fc' does not give a map of shape"):
+        saccade.apply_plan(bottleneck, deeper)
+    with pytest.raises(UsageError, match=r"'iebn' takes the place of a plain nn.BatchNorm2d, and 'layer1' is a Seq"):
+        saccade.apply_plan(cifar(), Plan((Edit("layer1", "replace", "iebn"),)), example_input=images())
+
+
+def test_an_unknown_mechanism_or_option_in_a_plan_is_an_error() -> None:
+    with pytest.raises(UsageError, match=r"`attention` \(='sse'\) must be one of .*'se'"):
+        saccade.apply_plan(cifar(), Plan((Edit("bn1", "after", "sse"),)))
+    with pytest.raises(UsageError, match=r"has no option 'reductions' \(did you mean 'reduction'"):
+        saccade.apply_plan(cifar(), Plan((Edit("bn1", "after", "se", {"reductions": 2}),)))
+    with pytest.raises(UsageError, match=r"`plan` \(='se'\) must be a saccade.Plan; Plan.from_json\(text\) reads one"):
+        saccade.apply_plan(cifar(), "se")
+
+
+def test_a_plan_applied_twice_is_refused() -> None:
+    model = several()
+    with pytest.raises(UsageError, match=r"carries '\w+' already; saccade.strip\(model\) takes it off"):
+        saccade.apply_plan(model, saccade.plan_of(model))
+
+
+def test_an_error_in_a_plan_leaves_the_host_as_it_was() -> None:
+    host = cifar()
+    text = str(host)
+    plan = Plan((Edit("bn1", "after", "se"), Edit("fc", "after", "se")))
+    with pytest.raises(UsageError, match="'fc' does not give a map"):
+        saccade.apply_plan(host, plan, inplace=True)
+    assert str(host) == text
+    assert len(saccade.plan_of(host)) == 0
+
+
+def test_force_adds_the_same_mechanism_once_more_and_the_second_follows_the_first() -> None:
+    host = cifar()
+    once = saccade.augment(host, "se", at="layer1.0.bn2", start="paper", example_input=images())
+    with pytest.raises(UsageError, match=r"'layer1.0.bn2' carries 'se' already; .*force=True adds another"):
+        saccade.augment(once, "se", at="layer1.0.bn2", example_input=images())
+    twice = saccade.augment(once, "se", at="layer1.0.bn2", start="paper", force=True, example_input=images())
+    site = twice.get_submodule("layer1.0.bn2")
+    assert list(site.saccade) == ["se", "se_2"]
+    x = torch.randn(2, 8, 5, 4)
+    first, second = (edit.attention for edit in site.saccade.values())
+    assert torch.equal(site(x), second(first(host.get_submodule("layer1.0.bn2")(x))))
+    assert len(saccade.plan_of(twice)) == 2
+    assert torch.equal(saccade.strip(twice)(images()), host(images()))
+
+
+def test_augmenting_an_augmented_network_adds_and_takes_no_attention_for_a_site() -> None:
+    once = saccade.augment(cifar(), "gam", at="norm", example_input=images())
+    twice = saccade.augment(once, "se", at="norm", example_input=images())
+    plain = [site.path for site in saccade.find_sites(cifar(), images()) if site.kind == "norm"]
+    assert {edit.site for edit in saccade.plan_of(twice).edits} == set(plain)
+    assert len(saccade.plan_of(twice)) == 2 * len(plain)
+
+
+@pytest.mark.parametrize("start", ["identity", "paper"])
+@pytest.mark.parametrize(
+    ("attention", "at"), [("se", "norm"), ("aaconv", "conv"), ("iebn", "norm"), ("simam", "block")]
+)
+def test_the_parameters_that_a_plan_tells_sum_to_the_difference(attention: str, at: str, start: str) -> None:
+    host = cifar()
+    model = saccade.augment(host, attention, at=at, start=start, example_input=images())
+    plan = saccade.plan_of(model)
+    added = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in host.parameters())
+    assert sum(plan.parameters) == added
+    lines = str(plan).splitlines()
+    assert len(lines) == len(plan) + 1
+    assert all(f"{attention}(" in line and "parameters" in line for line in lines[:-1])
+    assert lines[-1] == f"{len(plan)} edits, {added:+,} parameters"
+
+
+def test_printing_a_network_shows_each_edit() -> None:
+    model = several()
+    text = str(model)
+    for edit in saccade.plan_of(model).edits:
+        # What stands in a module's place shows itself.
+        assert str(edit) in text or (edit.mode == "replace" and "AAConv2d(" in text)
+
+
+def test_what_is_added_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    host = cifar()
+    with caplog.at_level("INFO", logger="saccade"):
+        model = saccade.augment(host, "se", at="*.bn2", stages="deepest:1", example_input=images())
+    assert "se at layer3.0.bn2" in caplog.text
+    assert "se: stages='deepest:1' leaves out layer1.0.bn2, layer2.0.bn2" in caplog.text
+    added = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in host.parameters())
+    assert f"+{added} parameters, +" in caplog.text

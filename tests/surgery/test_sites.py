@@ -1,4 +1,4 @@
-"""Choosing sites: paths, globs and lists; containers; where an edit would do nothing; and what a trace leaves."""
+"""Where an edit can go: what a site knows; containers; where an edit would do nothing; and what a trace leaves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from torch import Tensor, nn
 
 import saccade
 from saccade.errors import UsageError
-from saccade.surgery import match_paths, resolve_sites
-from surgery.hosts import augmented, cifar, images
+from saccade.surgery import Site, Survey
+from surgery.hosts import cifar, images
+
+
+def site_at(host: nn.Module, path: str, example: Any = None) -> Site:
+    return Survey(host, example).resolve(path, "after")
 
 
 class Host(nn.Module):
@@ -49,49 +53,6 @@ class OnlyReal(nn.Module):
         return self.bn(self.conv(x)) if x.mean().item() < 1e9 else x
 
 
-@pytest.mark.parametrize(
-    ("at", "sites"),
-    [
-        ("layer1.0.bn2", ["layer1.0.bn2"]),
-        ("*.bn2", ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"]),
-        (["layer3.0.bn2", "layer1.0.bn2"], ["layer3.0.bn2", "layer1.0.bn2"]),
-        (["*.bn2", "layer1.0.bn2"], ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"]),
-        (["bn1", "layer[23].0.bn1"], ["bn1", "layer2.0.bn1", "layer3.0.bn1"]),
-        (("layer2.?.conv*",), ["layer2.0.conv1", "layer2.0.conv2"]),
-    ],
-    ids=str,
-)
-def test_paths_and_globs_name_modules_in_their_order(at: str | list[str], sites: list[str]) -> None:
-    assert match_paths(cifar(), at) == sites
-    plan = saccade.plan_of(saccade.augment(cifar(), "se", at=at, example_input=images()))
-    assert {edit.site for edit in plan.edits} == set(sites)
-
-
-def test_globs_do_not_reach_into_attention_that_is_there() -> None:
-    model = augmented(cifar(), "gam")
-    assert not [path for path in match_paths(model, "*") if "saccade" in path]
-    twice = saccade.augment(model, "se", at="*.bn*", example_input=images())
-    assert len(saccade.plan_of(twice)) == 3 + 6
-
-
-def test_a_pattern_that_matches_nothing_names_the_nearest_and_what_there_is() -> None:
-    message = (
-        r"`at` \(='layer1.0.bn3'\) matches no module of CifarResNet \(did you mean .*'layer1.0.bn2'.*\?\)\. "
-        r"It has \d+ modules, the last ones .*'fc'; name a path or a glob such as '\*\.bn2'"
-    )
-    with pytest.raises(UsageError, match=message):
-        saccade.augment(cifar(), "se", at="layer1.0.bn3")
-    with pytest.raises(UsageError, match=r"`at` \(='zzzzzz'\) matches no module of CifarResNet\. It has"):
-        saccade.augment(cifar(), "se", at=["*.bn2", "zzzzzz"])
-    with pytest.raises(UsageError, match=r"`at` \(=\[\]\) must name at least one module"):
-        saccade.augment(cifar(), "se", at=[])
-    for at in (None, 3, [3]):
-        with pytest.raises(
-            UsageError, match=r"`at` \(=.*\) must be a module's path, a glob such as '\*.bn2', or a list"
-        ):
-            saccade.augment(cifar(), "se", at=at)
-
-
 def test_a_container_stands_for_its_last_member() -> None:
     model = saccade.augment(Host().eval(), "se", at="stem")
     assert [edit.site for edit in saccade.plan_of(model).edits] == ["stem.1.1"]
@@ -102,15 +63,10 @@ def test_a_container_stands_for_its_last_member() -> None:
     assert [edit.site for edit in saccade.plan_of(stage).edits] == ["layer2.0"]
 
 
-def test_a_container_and_its_last_member_are_one_site() -> None:
-    model = saccade.augment(cifar(), "se", at=["layer2", "layer2.0"], example_input=images())
-    assert [edit.site for edit in saccade.plan_of(model).edits] == ["layer2.0"]
-
-
 @pytest.mark.parametrize(
     ("at", "message"),
     [
-        ("nothing", r"'nothing' is an empty nn.Sequential: nothing flows through a module there"),
+        ("nothing", r"'nothing' is an empty Sequential: nothing flows through a module there"),
         ("spare", r"'spare' was not called when the host ran, so an edit there would do nothing"),
         ("pair", r"'pair' does not give a map of shape \(B, C, H, W\) but tuple; choose a module that does"),
         ("head", r"'head' does not give a map of shape \(B, C, H, W\) but \(1, 4\)"),
@@ -126,7 +82,7 @@ def test_where_an_edit_would_do_nothing_is_an_error(at: str, message: str) -> No
 
 def test_a_path_that_the_host_lacks_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"the host has no module at 'stem.3'.*did you mean 'stem.1'"):
-        resolve_sites(Host().eval(), ["stem.3"])
+        site_at(Host().eval(), "stem.3")
 
 
 def test_a_module_called_by_keyword_is_a_site() -> None:
@@ -139,34 +95,85 @@ def test_a_module_called_by_keyword_is_a_site() -> None:
 
 
 def test_sites_carry_the_shapes_that_flow_there() -> None:
-    (site,) = resolve_sites(cifar(), ["layer2.0.conv1"], torch.zeros(2, 3, 40, 32))
-    assert site.in_shape == (2, 8, 40, 32)
-    assert site.out_shape == (2, 16, 20, 16)
+    site = site_at(cifar(), "layer2.0.conv1", torch.zeros(2, 3, 40, 32))
+    assert site.in_size == (40, 32)
+    assert (site.channels, site.height, site.width) == (16, 20, 16)
+    assert (site.stride, site.layout, site.calls, site.kind) == (2, "nchw", 1, "conv")
+    assert (site.size, site.positions) == ((20, 16), 320)
 
 
 def test_the_size_in_the_hosts_config_is_the_default() -> None:
-    (site,) = resolve_sites(cifar(), ["conv1"])
-    assert site.out_shape == (1, 8, 32, 32)
+    assert site_at(cifar(), "conv1").size == (32, 32)
     host = cifar()
     host.pretrained_cfg = None
-    (site,) = resolve_sites(host, ["conv1"])
-    assert site.out_shape == (1, 8, 224, 224)
+    assert site_at(host, "conv1").size == (224, 224)
 
 
-@pytest.mark.parametrize("make", [cifar, Host, OnlyReal])
+class Anchors(nn.Module):
+    """A part that keeps tensors for the next forward, as detection's anchor generators do, and looks at values."""
+
+    def __init__(self, *, looks: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.bn = nn.BatchNorm2d(8)
+        self.looks = looks
+        self.base = torch.arange(8.0)
+        self.cells = [torch.arange(8.0)]
+        self.cache: dict[tuple[int, ...], Tensor] = {}
+        self.last: Tensor | None = None
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.looks and x.mean().item() > 1e9:
+            return x
+        y = self.bn(self.conv(x))
+        self.last = y.mean()
+        self.count += 1
+        self.base = self.base + 1
+        self.cells[0].add_(1)
+        self.cache[tuple(y.shape)] = y
+        return y
+
+
+def kept(host: nn.Module) -> list[tuple[str, Any]]:
+    """Whatever the modules of a host hold beside parameters, buffers and modules, in a form that compares."""
+    own = {"_parameters", "_buffers", "_modules"}
+    return [
+        (path, {name: repr(value) for name, value in vars(module).items() if name not in own})
+        for path, module in host.named_modules()
+    ]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [cifar, Host, OnlyReal, lambda: Anchors(looks=False), lambda: Anchors(looks=True)],
+    ids=["cifar", "host", "only-real", "caches", "caches-and-looks"],
+)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_looking_at_a_host_leaves_it_as_it_was(make, training: bool) -> None:
     host = make().train(training)
-    norm = next(module for module in host.modules() if isinstance(module, nn.BatchNorm2d))
+    path, norm = next((name, module) for name, module in host.named_modules() if isinstance(module, nn.BatchNorm2d))
     norm.train(not training)
-    modes = [module.training for module in host.modules()]
-    state = {key: value.clone() for key, value in host.state_dict().items()}
-    path = next(name for name, module in host.named_modules() if module is norm)
-    (site,) = resolve_sites(host, [path], images())
-    assert len(site.out_shape) == 4
-    assert [module.training for module in host.modules()] == modes
-    assert all(torch.equal(value, state[key]) for key, value in host.state_dict().items())
-    assert not any(module._forward_hooks for module in host.modules())
+    tensors = [*host.parameters(), *host.buffers()]
+    values = [tensor.clone() for tensor in tensors]
+    before = kept(host)
+    assert len(saccade.find_sites(host, images())) > 0
+    assert site_at(host, path, images()).kind == "norm"
+    after = [*host.parameters(), *host.buffers()]
+    assert all(new is old for new, old in zip(after, tensors, strict=True))
+    assert all(torch.equal(new, value) for new, value in zip(after, values, strict=True))
+    # The modes, the hooks and the host's own attributes are among these.
+    assert kept(host) == before
+
+
+def test_a_host_that_was_run_before_can_be_looked_at() -> None:
+    """A forward with gradients leaves tensors on the modules that cannot be copied."""
+    for looks in (False, True):
+        host = Anchors(looks=looks)
+        host(images())
+        before = kept(host)
+        assert site_at(host, "bn", images()).size == (38, 30)
+        assert kept(host) == before
 
 
 def test_an_example_that_does_not_fit_leaves_it_as_it_was() -> None:
@@ -196,9 +203,12 @@ class Assertive(nn.Module):
 
 def test_whatever_a_host_raises_on_an_example_is_told_as_one_that_does_not_fit() -> None:
     with pytest.raises(UsageError, match=r"Assertive cannot be run .* \(1, 3, 8, 8\): AssertionError: 32 pixels; give"):
-        resolve_sites(Assertive(), ["conv"], torch.zeros(1, 3, 8, 8))
+        Survey(Assertive(), torch.zeros(1, 3, 8, 8))
     with pytest.raises(UsageError, match=r"CifarResNet cannot be run on an example of type dict: TypeError"):
-        resolve_sites(cifar(), ["conv1"], {"image": images()})
+        Survey(cifar(), {"image": images()})
+    message = r"CifarResNet cannot be run on an example of .*, type int: TypeError.*tuple is taken as several"
+    with pytest.raises(UsageError, match=message):
+        Survey(cifar(), (images(), 3))
 
 
 class Collated(nn.Module):
@@ -212,10 +222,34 @@ class Collated(nn.Module):
         return self.conv(batch["images"][0] if isinstance(batch, dict) else torch.stack(list(batch)))
 
 
-@pytest.mark.parametrize("example", [{"images": [images()], "id": 3}, [images()[0]], (images()[0],)], ids=str)
+@pytest.mark.parametrize(
+    "example",
+    [{"images": [images()], "id": 3}, [images()[0]], ([images()[0]],), ({"images": [images()]},)],
+    ids=["dict", "list", "list-alone", "dict-alone"],
+)
 def test_an_example_may_be_a_structure(example: Any) -> None:
-    (site,) = resolve_sites(Collated(), ["conv"], example)
-    assert site.out_shape[1:] == (8, 38, 30)
+    site = site_at(Collated(), "conv", example)
+    assert (site.channels, site.height, site.width) == (8, 38, 30)
+
+
+class Two(nn.Module):
+    """A host with two arguments, one of them optional."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(1, 8, 5)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.first(x) if mask is None else self.first(x)[..., 2:, 2:] + self.second(mask)
+
+
+def test_a_tuple_as_an_example_is_several_arguments() -> None:
+    mask = torch.zeros(2, 1, 40, 32)
+    assert site_at(Two(), "second", (images(), mask)).size == (36, 28)
+    assert site_at(Two(), "first", (images(), mask)).size == (38, 30)
+    assert site_at(Two(), "first", (images(),)) == site_at(Two(), "first", images())
+    with pytest.raises(UsageError, match=r"'second' was not called when the host ran"):
+        site_at(Two(), "second", images())
 
 
 class Shared(nn.Module):
@@ -224,27 +258,28 @@ class Shared(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 3, 3, padding=1)
-        self.stage = nn.Sequential(nn.MaxPool2d(2), self.first)
+        self.later = nn.Sequential(nn.MaxPool2d(2), self.first)
         self.tied = nn.Conv2d(3, 3, 3, padding=1)
         self.tied.weight = self.first.weight
         self.relu = nn.ReLU()
         self.head = nn.Conv2d(3, 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.head(self.relu(self.tied(self.stage(self.first(x))))))
+        return self.relu(self.head(self.relu(self.tied(self.later(self.first(x))))))
 
 
-@pytest.mark.parametrize("at", ["first", "stage", "stage.1", ["first", "stage.1"], "*.1"], ids=str)
+@pytest.mark.parametrize("at", ["first", "later", "later.1", ["first", "later.1"], "*.1"], ids=str)
 @pytest.mark.parametrize("start", ["paper", "identity"])
 @pytest.mark.parametrize("attention", ["se", "aaconv"])
 def test_a_module_under_two_paths_is_one_site_and_is_edited_under_both(attention: str, start: str, at: Any) -> None:
     host, x = Shared().eval(), images()
-    model = saccade.augment(host, attention, at=at, start=start, example_input=x)
+    with pytest.warns(UserWarning, match="'first' is called 2 times in one forward; one attention serves all of them"):
+        model = saccade.augment(host, attention, at=at, start=start, example_input=x)
     assert [edit.site for edit in saccade.plan_of(model).edits] == ["first"]
-    assert model.first is model.stage[1]
+    assert model.first is model.later[1]
     assert torch.equal(model(x), host(x)) is (start == "identity")
     stripped = saccade.strip(model)
-    assert stripped.first is stripped.stage[1]
+    assert stripped.first is stripped.later[1]
     assert list(stripped.state_dict()) == list(host.state_dict())
     assert torch.equal(stripped(x), host(x))
     if attention == "aaconv":
@@ -252,10 +287,16 @@ def test_a_module_under_two_paths_is_one_site_and_is_edited_under_both(attention
         assert tables == {2 * 40 - 1}, "the tables have the size of the larger of the two maps"
 
 
+def test_a_module_called_twice_is_one_site_that_says_so() -> None:
+    site = site_at(Shared(), "later.1", images())
+    assert (site.path, site.calls, site.size) == ("first", 2, (40, 32))
+    assert "called 2 times" in str(saccade.find_sites(Shared(), images(), at="first"))
+
+
 def test_looking_at_a_host_with_shared_modules_leaves_its_weights() -> None:
     host = Shared()
     weights = host.first.weight, host.tied.weight, host.first.bias, host.head.weight
-    resolve_sites(host, ["head"], images())
+    site_at(host, "head", images())
     after = host.first.weight, host.tied.weight, host.first.bias, host.head.weight
     assert all(new is old for new, old in zip(after, weights, strict=True))
     assert {p.device.type for p in host.parameters()} == {"cpu"}

@@ -50,6 +50,19 @@ def enhancement_gate(x: Tensor, gate_weight: Tensor, gate_bias: Tensor) -> Tenso
     return (gate_weight * x.mean(dim=(2, 3)) + gate_bias).sigmoid()[:, :, None, None]
 
 
+class EnhancementGate(nn.Module):
+    """The gate of instance enhancement without its BatchNorm: (B, C, H, W) -> (B, C, 1, 1)."""
+
+    def __init__(self, gate_weight: Tensor, gate_bias: Tensor) -> None:
+        super().__init__()
+        self.gate_weight = nn.Parameter(gate_weight.detach().clone())
+        self.gate_bias = nn.Parameter(gate_bias.detach().clone())
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The factor of every channel's scale, in (0, 1)."""
+        return enhancement_gate(x, self.gate_weight, self.gate_bias)
+
+
 class InstanceEnhancementBatchNorm2d(Mechanism, BatchNorm2d):
     """Instance enhancement batch normalisation (Liang et al., AAAI 2020, arXiv 1908.04008, and the authors' code).
 
@@ -101,11 +114,19 @@ class InstanceEnhancementBatchNorm2d(Mechanism, BatchNorm2d):
             )
         module = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum)
         module.to(device=norm.weight.device, dtype=norm.weight.dtype)
-        take_rows(module.weight, norm.weight)
-        take_rows(module.bias, norm.bias)
-        for ours, theirs in zip(module.buffers(), norm.buffers(), strict=True):
-            ours.copy_(theirs)
+        module.take_norm(norm)
         return module.train(norm.training)
+
+    def take_norm(self, norm: nn.BatchNorm2d) -> None:
+        """Start from a BatchNorm's scale, shift and running statistics."""
+        take_rows(self.weight, norm.weight)
+        take_rows(self.bias, norm.bias)
+        for ours, theirs in zip(self.buffers(), norm.buffers(), strict=True):
+            ours.copy_(theirs)
+
+    def scale_gate(self) -> EnhancementGate:
+        """The gate alone, for a normalisation that stays; it starts as this one does."""
+        return EnhancementGate(self.gate_weight, self.gate_bias)
 
     def gate(self, x: Tensor) -> Tensor:
         """The factor of every channel's scale, (B, C, 1, 1) in (0, 1)."""

@@ -175,6 +175,13 @@ class SpatialTransformer(Mechanism):
         return parameters.unflatten(1, (2, 3)) if self.transform == "affine" else attention_transform(parameters)
 
     def forward(self, x: Tensor) -> Tensor:
-        theta = self.theta(x)
+        return self._warped(x, self.theta(x))
+
+    def unmoved(self, x: Tensor) -> Tensor:
+        """The map read where it is, by the same interpolation: x up to its rounding."""
+        identity = x.new_tensor(IDENTITIES["affine"], dtype=torch.float32).unflatten(0, (1, 2, 3))
+        return self._warped(x, identity.expand(x.shape[0], 2, 3))
+
+    def _warped(self, x: Tensor, theta: Tensor) -> Tensor:
         base = base_grid(x.shape[2], x.shape[3], x, align_corners=self.align_corners)
         return warp(x, transform_grid(theta, base), align_corners=self.align_corners, padding_mode=self.padding_mode)

@@ -55,6 +55,25 @@ def describe(name: Annotated[str, typer.Argument(help="A mechanism, such as gam.
 
 
 @app.command()
+def sites(
+    model: Annotated[
+        str, typer.Argument(help="A timm name, torchvision:NAME, saccade:NAME, or path/to/file.py:function.")
+    ],
+    at: Annotated[
+        str | None, typer.Option(help="Only these: a kind (residual, conv, ...), or paths and globs with commas.")
+    ] = None,
+    stages: Annotated[str | None, typer.Option(help="deepest:N, the N smallest map sizes among them.")] = None,
+    max_positions: Annotated[int | None, typer.Option(help="Only maps of at most so many positions.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Such as 96 or 224x320; default: the model's own.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List where attention can go in a network, before anything is changed."""
+    from saccade.cli.sites import print_sites
+
+    print_sites(model, at=at, stages=stages, max_positions=max_positions, image_size=image_size, as_json=json)
+
+
+@app.command()
 def compare(
     model: Annotated[str, typer.Option(help="The host, saccade:NAME(option=value).")] = "saccade:cifar_resnet"
     "(depth=8, stem_stride=2)",
@@ -62,7 +81,7 @@ def compare(
     attention: Annotated[
         str, typer.Option(help="Variants, such as none,se,gam(reduction=8).")
     ] = "none,se,sem,gam,aaconv",
-    at: Annotated[str | None, typer.Option(help="Where: paths or globs, separated by commas.")] = None,
+    at: Annotated[str | None, typer.Option(help="Where: residual, block, ..., paths or globs, with commas.")] = None,
     start: Annotated[str, typer.Option(help="paper or identity.")] = "paper",
     seeds: Annotated[str, typer.Option(help="How many, such as 3, or which, such as 0,1,2.")] = "5",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,

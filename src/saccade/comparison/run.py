@@ -83,8 +83,9 @@ def compare(
         data: ``sample`` (embedded), or ``imagefolder:PATH``.
         attention: variants, ``"none,se,gam(reduction=8)"`` or a list of such. ``none`` is the baseline and is added
             where it is missing.
-        at: where attention goes: paths or globs. By default gates stand at the end of every residual branch, and
-            attention over positions in the two deepest stages, since its cost grows with the square of the map.
+        at: where attention goes: kinds of site, paths or globs. By default gates stand at the end of every residual
+            branch, and attention over positions in the two deepest stages, since its cost grows with the square of the
+            map.
         start: ``"paper"`` or ``"identity"``, as in :func:`saccade.augment`.
         seeds: how many, from 0, or which.
         epochs, batch_size, lr, weight_decay: of the training: SGD with momentum, warm-up and cosine.

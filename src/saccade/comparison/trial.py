@@ -17,7 +17,7 @@ from saccade._seeds import derive_seed
 from saccade.attention.catalog import mechanism
 from saccade.comparison.request import Request, Variant
 from saccade.data import ImageData
-from saccade.errors import DataError, UsageError
+from saccade.errors import DataError
 from saccade.nets import build_model
 from saccade.report.results import write_atomic
 from saccade.training import accuracy
@@ -49,14 +49,12 @@ def build_variant(request: Request, variant: Variant, data: ImageData, seed: int
 
 
 def places(variant: Variant, model: nn.Module) -> list[str]:
-    """The paths or globs of a variant: the user's, else the host's default for this kind of attention."""
+    """The kinds of site, paths or globs of a variant: the user's, else the usual ones of this kind of attention."""
     if variant.at is not None or variant.attention is None:
         return variant.at or []
-    kind = "deep_conv" if mechanism(variant.attention).paper.kind == "conv" else "residual"
-    default_at = getattr(model, "default_at", None)
-    if default_at is None:
-        raise UsageError(f"{type(model).__name__} has no default places for attention; name them with --at")
-    return [default_at[kind]]
+    if mechanism(variant.attention).paper.kind != "conv":
+        return ["residual"]
+    return [getattr(model, "default_conv", "conv")]
 
 
 def trial_folder(out: Path, variant: str, seed: int) -> Path:

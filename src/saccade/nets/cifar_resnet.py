@@ -97,6 +97,9 @@ class CifarResNet(nn.Module):
             raise UsageError(f"`widths` (={widths!r}) must be three integers, one per stage")
         for width in widths:
             check_int("widths", width)
+        # What builds this network again.
+        self.config = {"depth": depth, "block": block, "widths": tuple(widths), "stem_stride": stem_stride,
+                       "in_channels": in_channels, "num_classes": num_classes}  # fmt: skip
         self.block = make = BLOCKS[block]
         blocks = _blocks_per_stage(depth, block)
         self.pretrained_cfg = {"input_size": (in_channels, 32, 32)}
@@ -112,14 +115,10 @@ class CifarResNet(nn.Module):
         self._initialise()
 
     @property
-    def default_at(self) -> dict[str, str]:
-        """Where attention goes when nobody says.
-
-        ``residual``: after the last BatchNorm of every block. ``deep_conv``: the first 3 x 3 convolution of every block
-        in the two deepest stages, once a block as in the AAConv paper.
-        """
-        residual, conv = {BasicBlock: ("bn2", "conv1"), Bottleneck: ("bn3", "conv2")}[self.block]
-        return {"residual": f"*.{residual}", "deep_conv": f"layer[23].*.{conv}"}
+    def default_conv(self) -> str:
+        """The convolutions that attention augments by default, once a block in the two deepest stages, as the AAConv
+        paper does: the first 3 x 3 of each."""
+        return f"layer[23].*.{'conv1' if self.block is BasicBlock else 'conv2'}"
 
     def _initialise(self) -> None:
         for module in self.modules():

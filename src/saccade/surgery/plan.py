@@ -41,15 +41,22 @@ class Edit:
 
 @dataclass(frozen=True)
 class Plan:
-    """A list of edits. ``Plan.from_json(plan.to_json()) == plan``."""
+    """A list of edits. ``Plan.from_json(plan.to_json()) == plan``; prints one line for each.
+
+    Of a live model it also knows how many parameters each edit brought; that is no part of its JSON.
+    """
 
     edits: tuple[Edit, ...] = ()
+    parameters: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.edits)
 
     def __str__(self) -> str:
-        return "\n".join(str(edit) for edit in self.edits) or "no edits"
+        if not self.parameters:
+            return "\n".join(str(edit) for edit in self.edits) or "no edits"
+        lines = [f"{edit}: {count:+,} parameters" for edit, count in zip(self.edits, self.parameters, strict=True)]
+        return "\n".join((*lines, f"{len(self)} edits, {sum(self.parameters):+,} parameters"))
 
     def to_json(self) -> str:
         return json.dumps({"schema": SCHEMA, "edits": [asdict(edit) for edit in self.edits]}, indent=2)

@@ -1,0 +1,149 @@
+"""Augmented networks in files: safetensors with the plan beside the weights. No file can run code."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from saccade._api import apply_plan, plan_of
+from saccade.errors import DataError, UsageError
+from saccade.nets.hosts import Host
+from saccade.nets.recognise import recognise
+from saccade.surgery import Plan, unwrapped
+
+SCHEMA = "saccade.model/1"
+# What a file may say of its host: libraries, and of each the options that recognise writes.
+OPTIONS = {
+    "timm": {"num_classes", "in_chans"},
+    "torchvision": {"num_classes"},
+    "saccade": {"depth", "block", "widths", "stem_stride", "in_channels", "num_classes"},
+}
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Write an augmented network, or a plain one: weights, the plan of its edits, and the name of its host.
+
+    The file is safetensors; it is written to a temporary name and renamed.
+
+    Args:
+        model: any network. A host of timm, torchvision or saccade is named in the file, if the library builds the same
+            by that name; :func:`load` asks for any other.
+        path: of the file.
+
+    Raises:
+        UsageError: an edit that something removed; a folder as ``path``.
+        DataError: a place that cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_model
+
+    model = unwrapped(model)
+    host = recognise(model)
+    about = {
+        "schema": SCHEMA,
+        "plan": json.loads(plan_of(model).to_json()),
+        "host": None if host is None else {"library": host.library, "name": host.name, "options": host.options},
+    }
+    path = Path(path)
+    if not path.name or path.is_dir():
+        raise UsageError(f"`path` (={str(path)!r}) must name a file; it is a folder")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_model(model, str(temporary), metadata={"saccade": json.dumps(about)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be written: {error}") from error
+    finally:
+        if temporary.is_file():
+            temporary.unlink()
+
+
+def load(path: str | Path, host: nn.Module | str | None = None, *, example_input: Any = None) -> nn.Module:
+    """Read a network that :func:`save` wrote: the host, its attention, all weights in their types.
+
+    What requires no gradient and other states of a training are not in the file.
+
+    Args:
+        path: of the file.
+        host: the plain host, or its name (``"torchvision:resnet18"``); needed where the file names none. A module is
+            copied, not changed.
+        example_input: as of :func:`saccade.augment`, for a host that takes no image of the usual size.
+
+    Raises:
+        DataError: no such file, or one of another format or schema.
+        UsageError: a host that the file does not name, or one to which plan or weights do not fit.
+    """
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    about = _about(path)
+    if host is None:
+        if about["host"] is None:
+            raise UsageError(
+                f"{path} does not name its host, since no library builds it by name; give it: "
+                "saccade.load(path, host=model)"
+            )
+        host = _named_host(about["host"], path).build()
+    elif isinstance(host, str):
+        host = Host.parse(host).build()
+    try:
+        plan = Plan.from_json(json.dumps(about["plan"]))
+    except UsageError as error:
+        raise DataError(f"{path}: {error}") from error
+    model = apply_plan(host, plan, example_input=example_input)
+    _fill(model, load_file(str(path)), path)
+    return model
+
+
+def _named_host(named: Any, path: Path) -> Host:
+    """The host that a file names: of a library, by what :func:`save` writes. Never a file of code."""
+    fits = (
+        isinstance(named, dict)
+        and named.keys() == {"library", "name", "options"}
+        and isinstance(named["library"], str)
+        and named["library"] in OPTIONS
+        and isinstance(named["name"], str)
+        and isinstance(named["options"], dict)
+    )
+    if not fits or not set(named["options"]) <= OPTIONS[named["library"]]:
+        raise DataError(f"{path} names its host in a way that saccade.save does not: {named!r}")
+    return Host(**named)
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load the tensors of a file; of a tensor that stands in several places, one is enough."""
+    own = model.state_dict(keep_vars=True)
+    there = {id(own[name]) for name in state if name in own}
+    missing = [name for name, tensor in own.items() if id(tensor) not in there]
+    unknown = [name for name in state if name not in own]
+    other = [name for name in state if name in own and own[name].shape != state[name].shape]
+    if wrong := (missing or unknown or other):
+        what = "lacks" if missing else "has, and the network has not," if unknown else "has of another shape"
+        raise UsageError(f"the weights of {path} do not fit this host: the file {what} {', '.join(wrong[:5])}")
+    for name, tensor in state.items():
+        own[name].data = own[name].data.to(tensor.dtype)
+    model.load_state_dict(state, strict=False)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise DataError(f"{path} is no safetensors file: {error}") from error
+    try:
+        about = json.loads(metadata.get("saccade", "null"))
+    except json.JSONDecodeError:
+        about = None
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA or not {"plan", "host"} <= about.keys():
+        raise DataError(f"{path} was not written by saccade.save: it has no description of schema {SCHEMA!r}")
+    return about

@@ -1,0 +1,122 @@
+"""Hosts by name: timm's, torchvision's, our own, a function in a user's file."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from saccade._checks import check_choice, check_options, nearest
+from saccade._specs import parse_spec
+from saccade.errors import UsageError
+from saccade.nets.cifar_resnet import CifarResNet
+
+NETS: dict[str, type[nn.Module]] = {"cifar_resnet": CifarResNet}
+LIBRARIES = ("timm", "torchvision", "saccade")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A network by name: its library (``"file"`` for a function in a file), its name there, what it is built with."""
+
+    library: str
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Host:
+        """Read ``resnet18``, ``timm:resnet18``, ``torchvision:resnet18``, ``saccade:cifar_resnet`` or
+        ``path/to/file.py:function``, each with or without options such as ``(depth=20)``."""
+        if not isinstance(text, str) or not text.strip():
+            raise UsageError(f"`model` (={text!r}) must be {FORMS}")
+        named, bracket, rest = text.partition("(")
+        options = parse_spec(f"options({rest}", "model").options if bracket else {}
+        library, colon, name = named.rpartition(":")
+        if library.endswith(".py"):
+            return cls("file", named, options)
+        if colon and (library not in LIBRARIES or not name):
+            raise UsageError(f"`model` (={text!r}) must be {FORMS}{nearest(library, LIBRARIES)}")
+        return cls(library or "timm", name, options)
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        name = self.name if self.library == "file" else f"{self.library}:{self.name}"
+        return f"{name}({options})" if options else name
+
+    def build(self, *, pretrained: bool = False) -> nn.Module:
+        """The network.
+
+        Raises:
+            UsageError: an unknown name, with the nearest; an option that the network does not take.
+        """
+        make = {"timm": _timm, "torchvision": _torchvision, "saccade": _saccade, "file": _from_file}[self.library]
+        return make(self, pretrained)
+
+
+FORMS = (
+    "a timm name (resnet18), torchvision:NAME, saccade:NAME or path/to/file.py:function, with options as in (depth=20)"
+)
+
+
+def _timm(host: Host, pretrained: bool) -> nn.Module:
+    import timm
+
+    if not timm.is_model(host.name):
+        known = timm.list_models()
+        raise UsageError(f"`model` (={host.name!r}) is no model of timm {timm.__version__}{nearest(host.name, known)}")
+    return _called(host, timm.create_model, host.name, pretrained=pretrained)
+
+
+def _torchvision(host: Host, pretrained: bool) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models()
+    if host.name not in known:
+        raise UsageError(f"`model` (={host.name!r}) is no model of torchvision{nearest(host.name, known)}")
+    takes = inspect.signature(models.get_model_builder(host.name)).parameters
+    weights: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+    if "weights_backbone" in takes:
+        weights["weights_backbone"] = None
+    return _called(host, models.get_model, host.name, **weights)
+
+
+def _saccade(host: Host, pretrained: bool) -> nn.Module:
+    check_choice("model", host.name, NETS)
+    if pretrained:
+        raise UsageError(f"`pretrained` (=True): there are no weights of {host}")
+    net = NETS[host.name]
+    options = dict(host.options)
+    depth = {"depth": options.pop("depth")} if "depth" in options else {}
+    check_options(host.name, net, options)
+    return net(**depth, **options)
+
+
+def _from_file(host: Host, pretrained: bool) -> nn.Module:
+    file, _, function = host.name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError(f"`model` (={host.name!r}): there is no file {file}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"`model` (={host.name!r}): {file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make = getattr(module, function, None)
+    if not callable(make):
+        functions = [name for name, value in vars(module).items() if callable(value)]
+        raise UsageError(f"`model` (={host.name!r}): {file} has no function {function!r}{nearest(function, functions)}")
+    model = _called(host, make, **({"pretrained": True} if pretrained else {}))
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"`model` (={host.name!r}) must give an nn.Module; it gave {type(model).__name__}")
+    return model
+
+
+def _called(host: Host, make: Any, *args: Any, **given: Any) -> Any:
+    try:
+        return make(*args, **given, **host.options)
+    except TypeError as error:
+        raise UsageError(f"`model` (={str(host)!r}) cannot be built: {error}") from error
