@@ -76,7 +76,8 @@ def check_options(owner: str, target: Callable[..., Any], options: dict[str, Any
     for name in options:
         if name not in known:
             listed = ", ".join(known) or "none"
-            raise UsageError(f"{owner} has no option {name!r}{nearest(name, known)}; its options are {listed}")
+            hint = nearest(name, known) if isinstance(name, str) else ""
+            raise UsageError(f"{owner} has no option {name!r}{hint}; its options are {listed}")
 
 
 def keyword_options(target: Callable[..., Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def parse_specs(text: str, what: str) -> list[Spec]:
     try:
         tree = ast.parse(f"[{_KEYWORD.sub(_STAND_IN, text)}]", mode="eval").body
         return [_spec(node) for node in tree.elts] if isinstance(tree, ast.List) else _fail()
-    except (SyntaxError, ValueError):
+    except (SyntaxError, TypeError, ValueError):
         raise UsageError(
             f"`{what}` (={text!r}) must be names, or names with options, separated by commas, "
             "such as se,gam(reduction=8)"

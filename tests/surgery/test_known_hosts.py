@@ -81,9 +81,11 @@ KNOWN = {
         "stages.2.0.conv2 stages.2.1.conv2 stages.3.0.conv2 stages.3.1.conv2",
     ),
     "timm:densenet121": Known(
-        {"conv": 59, "pointwise": 61, "norm": 121, "block": 4},
+        {"conv": 59, "pointwise": 61, "norm": 121},
         residual="",
-        stage="features.norm0 features.denseblock1 features.denseblock2 features.denseblock3 features.denseblock4",
+        # A dense block joins the maps of all its children itself.
+        stage="features.norm0 features.transition1.conv features.transition2.conv features.transition3.conv "
+        "features.norm5",
     ),
     # Where size or width change, the shortcut is a separable convolution.
     "timm:ghostnet_100": Known(

@@ -180,7 +180,7 @@ def test_attention_starts_as_the_network_learns_and_comes_off(attention: str, at
 def test_a_replaced_module_of_a_plain_list_is_refused_and_the_host_stays() -> None:
     host = own()
     text, expected = str(host), host(*inputs())
-    with pytest.raises(UsageError, match=r"the host does not call 'mixer0' by its name, .*start='identity'"):
+    with pytest.raises(UsageError, match=r"the host does not call 'mixer0' by its name; start='identity'"):
         saccade.augment(host, "aaconv", at="mixer0", start="paper", example_input=inputs(), inplace=True)
     assert str(host) == text
     assert torch.equal(host(*inputs()), expected)

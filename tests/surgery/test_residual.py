@@ -238,7 +238,9 @@ def test_a_branch_may_end_in_a_module_of_many_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "op"), [(F.relu, "relu"), (lambda y: y * y.mean((2, 3), keepdim=True).sigmoid(), "mul")], ids=str
+    ("end", "op"),
+    [(F.relu, "relu"), (lambda y: y * y.mean((2, 3), keepdim=True).sigmoid(), "mul")],
+    ids=["function", "gate"],
 )
 def test_a_branch_that_no_module_ends_is_told(end: Callable[[Tensor], Tensor], op: str) -> None:
     found = sites_of(Ended(end))

@@ -246,13 +246,17 @@ def unattach(module: nn.Module, attached: AttachedEdit) -> None:
 
 def runs_its_children(module: nn.Module) -> bool:
     """Whether a module calls whatever children it has, one by one: a child of ours would become one of them."""
-    if isinstance(module, nn.Sequential):
-        return True
+    return isinstance(module, nn.Sequential) or _asks_for_children(class_of(module))
+
+
+@cache
+def _asks_for_children(cls: type[nn.Module]) -> bool:
     try:
-        source = inspect.getsource(class_of(module).forward)
+        source = inspect.getsource(cls.forward)
     except (OSError, TypeError):
-        return False
-    return any(sign in source for sign in ("self.children()", "self._modules", "self.named_children()", "in self:"))
+        return False  # code without a source file; running once more after an edit will tell
+    signs = ("self.children()", "self.named_children()", "self._modules", "self.items()", "self.values()", "in self:")
+    return any(sign in source for sign in signs)
 
 
 def replace(model: nn.Module, new: nn.Module, edit: Edit) -> None:

@@ -26,6 +26,7 @@ from saccade.surgery.attach import (
     replaced_by,
     unattach,
 )
+from saccade.surgery.example import check_module
 from saccade.surgery.plan import Edit, Plan
 from saccade.surgery.sites import Site, Survey
 
@@ -34,6 +35,7 @@ Build = Callable[[Edit, Site, nn.Module], nn.Module]
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside of what torch.compile and the data-parallel wrappers make of one."""
+    check_module(model)
     while True:
         if isinstance(model, DistributedDataParallel | DataParallel):
             model = model.module
@@ -162,20 +164,17 @@ def _check_they_run(survey: Survey, done: list[tuple[Edit, nn.Module, nn.Module]
     try:
         after = Survey(survey.model, survey.args)
         silent = next((edit for edit, _, _ in done if not after.calls[edit.site]), None)
-        reason = (
-            silent
-            and f"the host does not call {silent.site!r} by its name, so what takes its place would not run; start='identity' keeps it"
-        )
+        if silent is None:
+            return
+        reason = f"the host does not call {silent.site!r} by its name; start='identity' keeps the module"
     except UsageError as error:
-        silent, reason = done[0][0], f"the host no longer runs with attention there: {error.__cause__ or error}"
-    if silent is None:
-        return
+        reason = f"the host no longer runs with attention there ({error.__cause__ or error})"
     for _, new, module in reversed(done):
         if isinstance(new, AttachedEdit):
             unattach(module, new)
         else:
             put(survey.model, new, module)
-    raise UsageError(f"{reason}; name other modules")
+    raise UsageError(f"{reason}; or name other modules")
 
 
 def _follow(new: nn.Module, site: nn.Module, model: nn.Module) -> None:

@@ -16,15 +16,14 @@ from saccade.surgery.attach import Edits, replaced_by
 from saccade.surgery.trace import Trace, trace
 
 
-def check_host(model: object) -> None:
+def check_host(model: Any) -> None:
     """What cannot be edited, or would not notice an edit, is an error that says what to do."""
     if isinstance(model, torch.jit.ScriptModule | torch.jit.ScriptFunction):
         raise UsageError(
             f"`model` is a {type(model).__name__}: TorchScript code takes no edits. Give the nn.Module that it was "
             "made from, and script or trace after"
         )
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"`model` (={model!r}) must be an nn.Module")
+    check_module(model)
     for path, module in model.named_modules():
         where = f"`model` has at {path!r}" if path else "`model` is"
         if isinstance(module, torch.jit.ScriptModule):
@@ -33,6 +32,12 @@ def check_host(model: object) -> None:
             raise UsageError(
                 f"{where} a {type(module).__name__} without weights yet; run `model(example)` once, then augment"
             )
+
+
+def check_module(model: object) -> None:
+    """The model must be one."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"`model` (={model!r}) must be an nn.Module")
 
 
 def default_example(model: nn.Module) -> tuple[Tensor, str]:

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from saccade.errors import UsageError
 from saccade.surgery.attach import CHILD, edits_of, replaced_by
+from saccade.surgery.example import check_module
 
 Take = Callable[[nn.Module, nn.Module], None]
 
 
 def attention_names(model: nn.Module) -> set[str]:
     """Names of the parameters and buffers that edits brought; of a module in another's place, all."""
+    check_module(model)
     names: set[str] = set()
     for path, module in model.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
@@ -29,7 +31,8 @@ def load_host_state(model: nn.Module, state: Mapping[str, Tensor], take: Take) -
 
     Nothing is loaded before everything is known to fit. Returns the keys that only the augmented network has.
     """
-    ours, attention = model.state_dict(keep_vars=True), attention_names(model)
+    attention = attention_names(model)
+    ours = model.state_dict(keep_vars=True)
     wanted: dict[str, Tensor] = {name: tensor for name, tensor in ours.items() if name not in attention}
     replaced = {path: (module, replaced_by(module)) for path, module in model.named_modules()}
     hosts = {path: (module, found[0]) for path, (module, found) in replaced.items() if found is not None}

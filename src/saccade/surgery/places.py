@@ -44,7 +44,7 @@ class Places:
         blocks = self._given(self.blocks)
         best: dict[tuple[int, int], tuple[bool, int, int]] = {}
         for number, call in enumerate(self.calls):
-            size = self._size(number)
+            size = self._size(number) if self._can_carry(number) else None
             if call.given is None or size is None or size == (1, 1) or not self._on_the_way >> call.given & 1:
                 continue
             if call.parent >= 0 and not isinstance(self.modules[call.path], nn.Sequential):
@@ -67,7 +67,7 @@ class Places:
         plain = [
             number
             for number, call in enumerate(self.calls)
-            if call.given is not None and call.parent >= 0 and call.end <= last
+            if call.given is not None and call.parent >= 0 and call.end <= last and self._can_carry(number)
             if self._on_the_way >> call.given & 1 and self._convolutions(number) >= 2
         ]
         inner = [
@@ -144,6 +144,10 @@ class Places:
     def _classifier_output(self) -> int | None:
         outputs = [self.graph.values[index] for index in self.graph.trace.outputs]
         return outputs[0].index if len(outputs) == 1 and len(outputs[0].shape) == 2 else None
+
+    def _can_carry(self, number: int) -> bool:
+        """Whether an edit can go to the module of a call, or to a member that gives the same."""
+        return not runs_its_children(self.modules[self.calls[self.ending(number)].path])
 
     def _given(self, numbers: list[int]) -> set[int | None]:
         return {self.calls[number].given for number in numbers}

@@ -6,13 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 from torch import nn
 
 from saccade._checks import check_int, nearest
 from saccade.errors import UsageError
-from saccade.surgery.attach import Edits, replaced_by, runs_its_children
+from saccade.surgery.attach import Edits, replaced_by
 from saccade.surgery.sites import KINDS, Site, Sites, Survey
 
 PROPOSED = ("residual", "block", "stage", "conv", "pointwise", "norm", "depthwise", "input")
@@ -41,7 +40,8 @@ def select(
     Args:
         survey: of the host.
         at: a kind (which wins over a module of that name), a path, a glob in which ``*`` also matches dots, a function
-            of a :class:`Site`, or a list of those.
+            of a :class:`Site`, or a list of those. A container such as ``nn.Sequential`` stands for the member that
+            gives its output.
         stages: ``"deepest:N"``: only sites of the N smallest resolutions among those.
         max_positions: only sites whose map has at most so many positions, H W.
         fits: the kinds of site to propose where nothing matches.
@@ -66,11 +66,10 @@ def select(
 def match_paths(model: nn.Module, pattern: str) -> list[str]:
     """Paths of the modules that a dotted path or a glob names; in a glob, ``*`` also matches dots.
 
-    Attention attached before is never matched. A container that runs its children one by one (``nn.Sequential``)
-    stands for its last member, since a child added to it would become one of them.
+    Attention attached before is never matched.
 
     Raises:
-        UsageError: no module matches, with the nearest paths; an empty container.
+        UsageError: no module matches, with the nearest paths.
     """
     paths = list(_paths(model))
     first = {module: path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))}
@@ -82,7 +81,7 @@ def match_paths(model: nn.Module, pattern: str) -> list[str]:
             f"It has {len(paths)} modules, the last ones {shown}; name a kind of site ({', '.join(KINDS)}), a path "
             "or a glob such as '*.bn2'"
         )
-    return list(dict.fromkeys(first[_last_of_sequential(model, path)] for path in found))
+    return list(dict.fromkeys(first[model.get_submodule(path)] for path in found))
 
 
 def _matching(survey: Survey, at: At, fits: Sequence[str]) -> list[Site]:
@@ -98,7 +97,7 @@ def _matching(survey: Survey, at: At, fits: Sequence[str]) -> list[Site]:
     chosen: dict[tuple[str, bool], Site] = {}
     for pattern in patterns:
         if isinstance(pattern, str) and pattern not in KINDS:
-            found = [survey.resolve(path, "after") for path in match_paths(survey.model, pattern)]
+            found = [survey.resolve(survey.member(path), "after") for path in match_paths(survey.model, pattern)]
         else:
             takes = pattern if callable(pattern) else lambda site, kind=pattern: site.kind == kind
             found = [site for site in survey.sites if takes(site)]
@@ -147,14 +146,3 @@ def _paths(module: nn.Module, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
             if replaced_by(child) is None:
                 yield from _paths(child, f"{prefix}{name}.")
-
-
-def _last_of_sequential(model: nn.Module, path: str) -> nn.Module:
-    module: Any = model.get_submodule(path)
-    while runs_its_children(module):
-        members = {name: member for name, member in module._modules.items() if not isinstance(member, Edits)}
-        if not members:
-            raise UsageError(f"{path!r} is an empty {type(module).__name__}: nothing flows through a module there")
-        name, module = list(members.items())[-1]
-        path = f"{path}.{name}"
-    return module

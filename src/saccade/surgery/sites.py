@@ -14,7 +14,7 @@ from torch import nn
 
 from saccade._checks import nearest
 from saccade.errors import UsageError
-from saccade.surgery.attach import replaced_by
+from saccade.surgery.attach import Edits, replaced_by, runs_its_children
 from saccade.surgery.example import arguments, check_host, default_example, host_modules, trace_host
 from saccade.surgery.graph import Graph
 from saccade.surgery.layouts import NHWC, Axes
@@ -189,6 +189,28 @@ class Survey:
             )
         (count, height, width, layout), call = max(sized, key=lambda entry: entry[0][1] * entry[0][2])
         return Site(path, kind, count, height, width, self._stride(height), layout, len(calls), self._taken(call))
+
+    def member(self, path: str) -> str:
+        """The path itself, or of a container that runs its children one by one, that of the member that ends it.
+
+        Raises:
+            UsageError: an empty container; one that makes its output itself (a dense block, which joins all).
+        """
+        module = self.modules[path]
+        if not runs_its_children(module):
+            return path
+        members = [name for name, member in module._modules.items() if not isinstance(member, Edits)]
+        if not members:
+            raise UsageError(f"{path!r} is an empty {type(module).__name__}: nothing flows through a module there")
+        if not self.calls[path]:
+            return self.member(f"{path}.{members[-1]}")  # the host runs the members itself
+        ended = self.graph.trace.calls[self.places.ending(self.calls[path][0])].path
+        if runs_its_children(self.modules[ended]):
+            raise UsageError(
+                f"{path!r} calls whatever modules it holds, and none of them gives its output, so that attention has "
+                "no place there; name another module"
+            )
+        return ended
 
     def resolve(self, path: str, mode: str) -> Site:
         """The site of an edit of a plan.
