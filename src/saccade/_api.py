@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from saccade._checks import check_choice, check_int
-from saccade._factory import build, take_from_host
+from saccade._factory import PLACES, builder, started_from, take_from_host
 from saccade._specs import parse_spec
 from saccade.attention._base import ConvLike
 from saccade.attention._card import Card
@@ -43,8 +43,6 @@ from saccade.surgery import (
 )
 
 LOG = logging.getLogger("saccade")
-# The kinds of site whose module a mechanism takes the place of; one of any other kind goes beside any module.
-PLACES = {"conv": ("conv", "pointwise"), "norm": ("norm",)}
 KINDS = ("gate", "context", "conv", "norm", "warp", "position")
 ATTENDS = ("channel", "spatial", "channel+spatial", "positions")
 
@@ -85,7 +83,8 @@ def find_sites(model: nn.Module, example_input: Any = None, at: At | None = None
     """The places in a network where attention can go. Prints as a table.
 
     Args:
-        model: the host, any ``nn.Module``. It is not touched: a copy without numbers is run once.
+        model: the host, any ``nn.Module``. It is not touched: a copy without numbers is run once, which calls none of
+            the hooks that are functions.
         example_input: as of :func:`augment`.
         at: only the sites that this names, as of :func:`augment`; by default all.
 
@@ -118,7 +117,8 @@ def augment(
         at: where: a kind of site (``"residual"``, ``"conv"``, ``"depthwise"``, ``"pointwise"``, ``"norm"``,
             ``"block"``, ``"stage"``, ``"input"``), a dotted path, a glob (``"*.bn2"``; ``*`` matches dots too), a
             function of a :class:`Site`, or a list of those. Or several, each with its mechanism, and then no
-            ``attention``: ``{"residual": "se", "layer4.*.conv2": "aaconv(heads=4)"}``.
+            ``attention``: ``{"residual": "se", "layer4.*.conv2": "aaconv(heads=4)"}``. A place
+            named twice gets one edit.
         options: of the mechanism, as :func:`describe` lists them; ``aaconv`` takes its convolution's own (``dilation``,
             ``groups``, ``bias``) from the host.
         start: ``"identity"``: the network computes what it did, exactly, and attention is blended in by training, by a
@@ -127,8 +127,8 @@ def augment(
         stages: ``"deepest:N"``: only where the map has one of the N smallest sizes among those places.
         max_positions: only where the map has at most so many positions, H W.
         example_input: what the host's forward takes, for the sizes of its maps: a tensor or a structure of tensors; a
-            tuple is taken as several arguments. By default an image of the size in the host's ``pretrained_cfg``, else
-            224 x 224.
+            tuple is taken as several arguments, a named tuple as one. By default an image of the size in the host's
+            ``pretrained_cfg``, else 224 x 224, with the channels that the first convolution takes, or three.
         inplace: edit ``model`` itself instead of a deep copy.
         force: add a mechanism also where the same one is already.
 
@@ -146,14 +146,21 @@ def augment(
     check_unwrapped(model)
     model = model if inplace else _copied(model)
     survey = Survey(model, example_input)
-    placed: list[tuple[Edit, Site]] = []
+    placed: dict[tuple[str, bool, str], tuple[Edit, Site]] = {}
     for name, where, given in parts:
         _check_fit(name, where, survey)
         fits = PLACES.get(mechanism(name).paper.kind, SITE_KINDS)
         chosen = select(survey, where, stages=stages, max_positions=max_positions, fits=fits)
-        placed += [(_edit(name, site, given, cast(Start, start)), site) for site in chosen.sites]
+        for site in chosen.sites:
+            edit = _edit(name, site, given, cast(Start, start))
+            first, _ = placed.setdefault(edit.place, (edit, site))
+            if first != edit:
+                raise UsageError(
+                    f"`at` (={at!r}) names {site.path!r} twice for {name!r}, with options {first.options} and "
+                    f"{edit.options}; leave out one of them"
+                )
         _log_skipped(name, chosen)
-    _apply(survey, placed, force=force)
+    _apply(survey, list(placed.values()), force=force)
     return model
 
 
@@ -161,7 +168,8 @@ def plan_of(model: nn.Module) -> Plan:
     """The edits that a model carries now; an empty plan for a plain host.
 
     Raises:
-        UsageError: an edit that something removed behind our back, with what to do.
+        UsageError: an edit that something removed behind our back, with what to do; TorchScript or a traced graph that
+            holds attention as code.
     """
     return live_plan(unwrapped(model))
 
@@ -170,11 +178,16 @@ def strip(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """The host without its attention: its own modules, classes, names and weights.
 
     Weights that were trained stay trained. A convolution whose place an augmented one had taken (``start="paper"``)
-    comes back as it was before: it was not part of the network since.
+    comes back as it was before: it was not part of the network since. Files of :func:`save` hold it; ``state_dict()``
+    does not, so that after ``load_state_dict`` into another augmented host it comes back as that host had it: give that
+    one the host's weights before augmenting.
 
     Args:
         model: an augmented network; a plain one comes back as it is.
-        inplace: strip ``model`` itself instead of a deep copy.
+        inplace: strip ``model`` itself instead of a deep copy; it may be a part of a network whose other edits stay.
+
+    Raises:
+        UsageError: TorchScript or a traced graph that holds attention as code, of which there is no host.
     """
     model = unwrapped(model)
     model = model if inplace else _copied(model)
@@ -192,19 +205,21 @@ def apply_plan(model: nn.Module, plan: Plan, *, example_input: Any = None, inpla
         inplace: edit ``model`` itself instead of a deep copy.
 
     Raises:
-        UsageError: a site that the host lacks; an edit that it carries already; what :func:`augment` refuses.
+        UsageError: a site that the host lacks; an edit that it carries already; a mode that its mechanism does not
+            have; what :func:`augment` refuses.
     """
     if not isinstance(plan, Plan):
         raise UsageError(f"`plan` (={plan!r}) must be a saccade.Plan; Plan.from_json(text) reads one")
     check_host(model)
     check_unwrapped(model)
     model = model if inplace else _copied(model)
-    there = {(edit.site, edit.attention) for edit in live_plan(model).edits}
-    if twice := next((edit for edit in plan.edits if (edit.site, edit.attention) in there), None):
+    there = {edit.place for edit in live_plan(model).edits}
+    if twice := next((edit for edit in plan.edits if edit.place in there), None):
         raise UsageError(f"{twice.site!r} carries {twice.attention!r} already; saccade.strip(model) takes it off")
     survey = Survey(model, example_input)
     for edit in plan.edits:
         check_mechanism(edit.attention, edit.options)
+        _check_mode(edit)
     placed = [(edit, survey.resolve(edit.site, edit.mode)) for edit in plan.edits]
     # A shared module has several paths; its edits go to the first.
     _apply(survey, [(replace(edit, site=site.path), site) for edit, site in placed], force=True)
@@ -216,12 +231,14 @@ def attention_parameters(model: nn.Module) -> list[nn.Parameter]:
 
     A convolution that an augmented one took over (``start="paper"``) counts with all of its parameters.
     """
+    model = unwrapped(model)
     names = attention_names(model)
     return [parameter for name, parameter in model.named_parameters() if name in names]
 
 
 def host_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of the host, those that :func:`attention_parameters` leaves out."""
+    model = unwrapped(model)
     names = attention_names(model)
     return [parameter for name, parameter in model.named_parameters() if name not in names]
 
@@ -241,13 +258,13 @@ def load_host(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     Raises:
         UsageError: keys that host or checkpoint lacks, or tensors of other shapes; nothing is loaded then.
     """
-    return load_host_state(model, state, take_from_host)
+    return load_host_state(unwrapped(model), state, take_from_host)
 
 
 def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
-    except RuntimeError as error:
+    except Exception as error:  # what a host keeps beside its tensors may refuse in any way
         raise UsageError(f"{type(model).__name__} cannot be copied ({error}); inplace=True edits it itself") from error
 
 
@@ -287,6 +304,16 @@ def _check_fit(name: str, where: At, survey: Survey) -> None:
     raise UsageError(f"{name!r} takes {takes}, and at={where!r} names no such places; {works}")
 
 
+def _check_mode(edit: Edit) -> None:
+    """A plan may come from a file: its mode must be one that its mechanism has."""
+    modes = ("replace",) if mechanism(edit.attention).paper.kind in PLACES else ("after", "before")
+    if edit.mode not in modes:
+        raise UsageError(
+            f"`mode` (={edit.mode!r}) of {edit.attention!r} at {edit.site!r} must be {' or '.join(map(repr, modes))}; "
+            "write that in the plan"
+        )
+
+
 def _edit(name: str, site: Site, options: dict[str, Any], start: Start) -> Edit:
     kind = mechanism(name).paper.kind
     mode: Mode = "replace" if kind in PLACES else "before" if site.kind == "input" else "after"
@@ -304,10 +331,14 @@ def _apply(survey: Survey, placed: Sequence[tuple[Edit, Site]], *, force: bool) 
                 stacklevel=3,
             )
     before = sum(parameter.numel() for parameter in survey.model.parameters())
-    apply_edits(survey, placed, build, force=force)
+    apply_edits(survey, placed, builder(survey), force=force)
     added = sum(parameter.numel() for parameter in survey.model.parameters()) - before
     for name in dict.fromkeys(edit.attention for edit, _ in placed):
         LOG.info("%s at %s", name, ", ".join(edit.site for edit, _ in placed if edit.attention == name))
+        replaced = [e.site for e, _ in placed if (e.attention, e.mode, e.start) == (name, "replace", "paper")]
+        took = {path: started_from(survey.model.get_submodule(path)) for path in replaced}
+        for what in dict.fromkeys(took.values()):
+            LOG.info("%s starts from %s at %s", name, what, ", ".join(path for path in took if took[path] == what))
     LOG.info("%+d parameters, %+.2f %%", added, 100 * added / max(1, before))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,54 @@ def test_a_function_in_a_file_builds_the_network(mine: Path) -> None:
     assert Host.parse(f"{mine}:build").build(pretrained=True).pretrained
 
 
+WITH_A_DATACLASS = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from widths import WIDTH
+
+
+@dataclass
+class Config:
+    width: int = WIDTH
+
+
+class Net(nn.Sequential):
+    def __init__(self, config: Config) -> None:
+        super().__init__(nn.Conv2d(3, config.width, 3))
+
+
+def build():
+    from kernels import KERNEL
+
+    net = Net(Config())
+    net.append(nn.Conv2d(WIDTH, 2, KERNEL))
+    return net
+"""
+
+
+def test_a_file_can_have_dataclasses_and_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "modern.py").write_text(WITH_A_DATACLASS)
+    (tmp_path / "widths.py").write_text("WIDTH = 5")
+    (tmp_path / "kernels.py").write_text("KERNEL = 1")
+    path = list(sys.path)
+    model = Host.parse(f"{tmp_path / 'modern.py'}:build").build()
+    assert [conv.kernel_size for conv in model.children()] == [(3, 3), (1, 1)]
+    assert sys.path == path
+    # Its classes are found where pickle looks for them, also those of an earlier run of the file.
+    Host.parse(f"{tmp_path / 'modern.py'}:build").build()
+    assert type(pickle.loads(pickle.dumps(model))) is type(model)  # noqa: S301
+
+
+def test_a_file_by_the_name_of_a_library_does_not_take_its_place(tmp_path: Path) -> None:
+    (tmp_path / "timm.py").write_text(MINE)
+    assert isinstance(Host.parse(f"{tmp_path / 'timm.py'}:build").build(), nn.Sequential)
+    assert sys.modules["timm"] is timm
+
+
 def test_a_relative_path_is_read_from_the_current_folder(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(mine.parent)
     assert isinstance(Host.parse("mine.py:build").build(), nn.Sequential)
@@ -166,5 +216,8 @@ def test_a_mistake_in_the_users_own_code_is_shown_as_it_is(mine: Path) -> None:
     with pytest.raises(ValueError, match="no such file of weights"):
         Host.parse(f"{mine}:broken").build()
     mine.write_text("def build(:")
+    path, modules = list(sys.path), set(sys.modules)
     with pytest.raises(SyntaxError):
         Host.parse(f"{mine}:build").build()
+    assert sys.path == path
+    assert not [name for name in set(sys.modules) - modules if "mine" in name]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import saccade
-from saccade._factory import build
+from saccade._factory import builder
 from saccade.errors import UsageError
 from saccade.surgery import AttachedEdit, Edit, Site, Survey, apply_edits
 from surgery.hosts import OPTIONS, augmented, cifar, images, set_alpha
@@ -124,10 +124,25 @@ def test_the_same_mechanism_twice_at_a_site_is_an_error() -> None:
 
 def test_a_convolutions_mechanism_at_another_module_is_an_error() -> None:
     message = (
-        r"'aaconv' takes a convolution's place, and 'layer1.0.bn2' is a BatchNorm2d; name modules that are nn.Conv2d"
+        r"'aaconv' takes a convolution's place, and 'layer1.0.bn2' is a BatchNorm2d; name other modules, of which 9 "
+        r"fit: saccade.augment\(model, 'aaconv', at=\['conv1', 'layer1.0.conv1', 'layer1.0.conv2'\]\)$"
     )
     with pytest.raises(UsageError, match=message):
         saccade.augment(cifar(), "aaconv", at="layer1.0.bn2")
+    message = r"and 'conv1' is a Conv2d; .*, of which 9 fit: .*'iebn', at=\['bn1', .*'\], start='paper'\)$"
+    with pytest.raises(UsageError, match=message):
+        saccade.augment(cifar(), "iebn", at="conv1", start="paper")
+    with pytest.raises(UsageError, match=r"and '0' is a Conv2d; the host has no module that fits$"):
+        saccade.augment(grouped(), "iebn", at="0")
+
+
+def test_the_call_that_an_error_prints_works() -> None:
+    model = cifar()
+    with pytest.raises(UsageError) as raised:
+        saccade.augment(model, "iebn", at="conv1", start="paper")
+    call = str(raised.value).rpartition("fit: ")[2]
+    augmented_by_it = eval(call, {"saccade": saccade, "model": model})  # noqa: S307  our own text
+    assert len(saccade.plan_of(augmented_by_it)) == 3
 
 
 def grouped() -> nn.Module:
@@ -197,9 +212,16 @@ def test_a_host_wrapped_for_distributed_training_is_refused() -> None:
             UsageError, match=r"wrapped in DistributedDataParallel.*augment the module inside, then wrap"
         ):
             saccade.augment(host, "se", at="*.bn2", example_input=images(), inplace=True)
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        with pytest.raises(UsageError, match=r"wrapped in FSDPCifarResNet, .*augment the module inside, then wrap"):
+            saccade.augment(fully_shard(cifar(), mesh=mesh), "se", at="*.bn2", example_input=images(), inplace=True)
     finally:
         torch.distributed.destroy_process_group()
-    assert len(saccade.plan_of(saccade.augment(nn.DataParallel(cifar()), "se", at="*.bn2"))) == 3
+    for wrapper in (nn.DataParallel(cifar()), nn.Sequential(nn.DataParallel(cifar()))):
+        with pytest.raises(UsageError, match=r"wrapped in DataParallel, .*augment the module inside, then wrap"):
+            saccade.augment(wrapper, "se", at="*.bn2", example_input=images())
 
 
 def test_a_module_with_a_forward_of_its_own_is_refused() -> None:
@@ -250,7 +272,7 @@ def test_a_plan_with_a_replacement_and_an_edit_after_it_goes_on_at_once() -> Non
     model = cifar()
     survey = Survey(model, images())
     site = survey.at_path("layer3.0.conv1")
-    apply_edits(survey, [(edit, site) for edit in saccade.plan_of(both).edits], build)
+    apply_edits(survey, [(edit, site) for edit in saccade.plan_of(both).edits], builder(survey))
     assert saccade.plan_of(model) == saccade.plan_of(both)
     model.load_state_dict(both.state_dict(), strict=True)
     assert torch.equal(model(images()), both(images()))

@@ -204,3 +204,50 @@ def test_a_sum_with_what_the_branch_does_not_come_from_is_no_junction() -> None:
     assert junctions(Places()) == []
     x = torch.zeros(1, C, H, W)
     assert saccade.find_sites(Streams(), (x, x)).counts() == {"conv": 3, "input": 1}
+
+
+class Joined(Block):
+    """A branch that meets its shortcut in another way than by an addition."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.join = join
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(x, self.branch(x))
+
+
+@pytest.mark.parametrize(
+    ("join", "op"),
+    [
+        (lambda x, y: torch.stack([x, y]).sum(0), "stack"),
+        (lambda x, y: torch.stack([x, y], 1).mean(1), "stack"),
+        (lambda x, y: torch.lerp(x, y, 0.5), "lerp"),
+        (lambda x, y: torch.addcmul(x, y, torch.full((), 0.5)), "addcmul"),
+        (lambda x, y: x - y, "sub"),
+        (lambda x, y: y - x, "sub"),
+    ],
+    ids=["stack-sum", "stack-mean", "lerp", "addcmul", "minus", "minus-identity"],
+)
+def test_a_branch_that_is_joined_by_another_operation_is_told(
+    join: Callable[[Tensor, Tensor], Tensor], op: str
+) -> None:
+    found = sites_of(Joined(join))
+    assert "residual" not in found.counts()
+    assert found.notes[1:] == (
+        f"1 residual branches without a site: aten.{op} joins them with the identity, and only additions are read.",
+    )
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda x, y: torch.cat([x, y], 1),
+        lambda x, y: y * x,
+        lambda x, y: x - x.mean((2, 3), keepdim=True),
+        lambda x, y: torch.stack([x, y], 1).flatten(1, 2),
+    ],
+    ids=["cat", "product", "centred", "stacked"],
+)
+def test_what_joins_no_branch_to_its_identity_is_not_told(join: Callable[[Tensor, Tensor], Tensor]) -> None:
+    assert len(sites_of(Joined(join)).notes) == 1

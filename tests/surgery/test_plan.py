@@ -231,8 +231,53 @@ def test_printing_a_network_shows_each_edit() -> None:
     model = several()
     text = str(model)
     for edit in saccade.plan_of(model).edits:
-        # What stands in a module's place shows itself.
-        assert str(edit) in text or (edit.mode == "replace" and "AAConv2d(" in text)
+        assert f"{edit}, " in text
+    plan = saccade.plan_of(model)
+    replaced = next(number for number, edit in enumerate(plan.edits) if (edit.mode, edit.start) == ("replace", "paper"))
+    assert f"{plan.edits[replaced]}, {plan.parameters[replaced]:+,} parameters" in text
+
+
+def test_plans_go_into_sets() -> None:
+    plan = saccade.plan_of(saccade.augment(cifar(), "se", at="bn1", options={"reduction": 4}, example_input=images()))
+    other = Plan((Edit("bn1", "after", "se", {"reduction": 2}),))
+    assert {plan, Plan.from_json(plan.to_json()), other} == {plan, other}
+
+
+@pytest.mark.parametrize(
+    ("attention", "mode", "modes"),
+    [("aaconv", "after", "'replace'"), ("iebn", "before", "'replace'"), ("se", "replace", "'after' or 'before'")],
+)
+def test_a_mode_that_a_mechanism_does_not_have_is_refused(attention: str, mode: Any, modes: str) -> None:
+    site = {"aaconv": "conv1", "iebn": "bn1", "se": "bn1"}[attention]
+    for start in ("paper", "identity"):
+        plan = Plan((Edit(site, mode, attention, {}, start),))
+        message = rf"`mode` \(='{mode}'\) of '{attention}' at '{site}' must be {modes}; write that in the plan"
+        with pytest.raises(UsageError, match=message):
+            saccade.apply_plan(cifar(), plan, example_input=images())
+
+
+def test_an_edit_before_a_module_has_the_width_of_what_that_takes() -> None:
+    host, x = cifar(), images()
+    model = saccade.apply_plan(host, Plan((Edit("layer2.0.conv1", "before", "se"),)), example_input=x)
+    assert torch.equal(model(x), host(x))
+    assert model.get_submodule("layer2.0.conv1.saccade.se.attention").fc1.weight.shape[1] == 8
+    with pytest.raises(
+        UsageError, match=r"'fc' does not take a map of shape \(B, C, H, W\); choose a module that does"
+    ):
+        saccade.apply_plan(host, Plan((Edit("fc", "before", "se"),)), example_input=x)
+
+
+def test_what_a_replaced_module_starts_from_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="saccade"):
+        saccade.augment(cifar(), "aaconv", at="layer3.*.conv?", start="paper", options={"heads": 2, "upsilon": 0.25})
+        saccade.augment(cifar(), "iebn", at="bn1", start="paper")
+        saccade.augment(cifar(), "bot", at="layer3.0.conv2", start="paper")
+        saccade.augment(cifar(), "aaconv", at="conv1")
+    assert [message for message in caplog.messages if "starts from" in message] == [
+        "aaconv starts from 24 of the host's 32 filters at layer3.0.conv1, layer3.0.conv2",
+        "iebn starts from the host's scale, shift and statistics at bn1",
+        "bot starts from 0 of the host's 32 filters at layer3.0.conv2",
+    ]
 
 
 def test_what_is_added_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -169,6 +169,34 @@ def test_a_module_may_carry_attention_before_and_after_it() -> None:
     assert torch.equal(again(x), host(x))
 
 
+def test_before_and_after_a_module_are_two_places() -> None:
+    host, x = cifar(), images()
+    model = saccade.augment(host, "cbam", at=["input", "conv"], example_input=x)
+    edits = saccade.plan_of(model).edits
+    assert [edit.mode for edit in edits if edit.site == "conv1"] == ["before", "after"]
+    assert len(edits) == 1 + len(PLACES["conv"])
+    assert torch.equal(model(x), host(x))
+    everywhere = saccade.plan_of(saccade.augment(host, "se", at=lambda _: True, example_input=x))
+    assert [edit.mode for edit in everywhere.edits if edit.site == "conv1"] == ["after", "before"]
+    first = saccade.augment(host, "cbam", at="input", example_input=x)
+    assert len(saccade.plan_of(saccade.augment(first, "cbam", at="conv1", example_input=x))) == 2
+    after = saccade.plan_of(saccade.augment(host, "cbam", at="conv1", example_input=x))
+    assert len(saccade.plan_of(saccade.apply_plan(first, after, example_input=x))) == 2
+    with pytest.raises(UsageError, match="'conv1' carries 'cbam' already"):
+        saccade.augment(first, "cbam", at="input", example_input=x)
+
+
+def test_places_of_a_mapping_that_overlap_get_one_edit() -> None:
+    model = saccade.augment(cifar(), at={"residual": "se", "norm": "se", "input": "se"}, example_input=images())
+    assert len(saccade.plan_of(model)) == len(PLACES["norm"]) + 1
+    message = (
+        r"`at` .* names 'layer1.0.bn2' twice for 'se', with options {'reduction': 2} and {'reduction': 4}; leave out "
+        "one of them"
+    )
+    with pytest.raises(UsageError, match=message):
+        saccade.augment(cifar(), at={"residual": "se(reduction=2)", "norm": "se(reduction=4)"})
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

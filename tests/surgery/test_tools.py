@@ -212,10 +212,14 @@ def test_a_wrapper_shows_the_plan_of_the_module_inside_and_strips_to_its_host() 
     plan = saccade.plan_of(model)
     compiled = torch.compile(model, backend="eager")
     with one_process():
+        ours, theirs = saccade.attention_parameters(model), saccade.host_parameters(model)
         wrappers = [compiled, nn.DataParallel(model), nn.parallel.DistributedDataParallel(model)]
         wrappers.append(torch.compile(wrappers[-1], backend="eager"))
         for wrapper in wrappers:
             assert saccade.plan_of(wrapper) == plan
+            assert list(map(id, saccade.attention_parameters(wrapper))) == list(map(id, ours))
+            assert list(map(id, saccade.host_parameters(wrapper))) == list(map(id, theirs))
+            assert len(saccade.load_host(wrapper, host.state_dict())) == len(ours)
             stripped = saccade.strip(wrapper)
             assert type(stripped) is type(host)
             assert torch.equal(stripped(images()), host(images()))

@@ -90,6 +90,11 @@ class ConvLike(Mechanism, ABC):
         """Start from what fits of a convolution's filters; by default from nothing."""
 
     @property
+    def host_filters(self) -> int:
+        """How many filters :meth:`take_filters` takes; by default none."""
+        return 0
+
+    @property
     def blended(self) -> nn.Module:
         """What an identity start blends into the last channels of the whole convolution's output; by default all."""
         return self

@@ -245,6 +245,10 @@ class AAConv2d(ConvLike):
         if self.conv.bias is not None and conv.bias is not None:
             take_rows(self.conv.bias, conv.bias)
 
+    @property
+    def host_filters(self) -> int:
+        return 0 if self.conv is None else self.conv.out_channels
+
     @classmethod
     def sized(cls, in_size: tuple[int, int], out_size: tuple[int, int], options: dict[str, Any]) -> dict[str, Any]:
         """The true size for the relative tables, unless the caller gave one."""

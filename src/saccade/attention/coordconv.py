@@ -142,6 +142,10 @@ class CoordConv2d(ConvLike):
         nn.init.zeros_(self.coordinates.weight)
 
     @property
+    def host_filters(self) -> int:
+        return self.conv.out_channels
+
+    @property
     def added(self) -> nn.Module:
         return self.coordinates
 

@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from saccade._api import apply_plan, plan_of
 from saccade.errors import DataError, UsageError
 from saccade.nets.hosts import Host
 from saccade.nets.recognise import recognise
-from saccade.surgery import Plan, unwrapped
+from saccade.surgery import Plan, set_aside, unwrapped
 
 SCHEMA = "saccade.model/1"
 # What a file may say of its host: libraries, and of each the options that recognise writes.
@@ -22,12 +23,14 @@ OPTIONS = {
     "torchvision": {"num_classes"},
     "saccade": {"depth", "block", "widths", "stem_stride", "in_channels", "num_classes"},
 }
+SIZES = {"num_classes", "in_chans"}
 
 
 def save(model: nn.Module, path: str | Path) -> None:
     """Write an augmented network, or a plain one: weights, the plan of its edits, and the name of its host.
 
-    The file is safetensors; it is written to a temporary name and renamed.
+    The weights are all of them: also those of a convolution in whose place an augmented one stands, which
+    :func:`saccade.strip` puts back. The file is safetensors; it is written to a temporary name and renamed.
 
     Args:
         model: any network. A host of timm, torchvision or saccade is named in the file, if the library builds the same
@@ -39,7 +42,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         DataError: a place that cannot be written.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_model
+    from safetensors.torch import save_file
 
     model = unwrapped(model)
     host = recognise(model)
@@ -54,7 +57,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_model(model, str(temporary), metadata={"saccade": json.dumps(about)})
+        save_file(_contents(model), str(temporary), metadata={"saccade": json.dumps(about)})
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} cannot be written: {error}") from error
@@ -88,7 +91,7 @@ def load(path: str | Path, host: nn.Module | str | None = None, *, example_input
                 f"{path} does not name its host, since no library builds it by name; give it: "
                 "saccade.load(path, host=model)"
             )
-        host = _named_host(about["host"], path).build()
+        host = _named_host(about["host"], path)
     elif isinstance(host, str):
         host = Host.parse(host).build()
     try:
@@ -100,7 +103,7 @@ def load(path: str | Path, host: nn.Module | str | None = None, *, example_input
     return model
 
 
-def _named_host(named: Any, path: Path) -> Host:
+def _named_host(named: Any, path: Path) -> nn.Module:
     """The host that a file names: of a library, by what :func:`save` writes. Never a file of code."""
     fits = (
         isinstance(named, dict)
@@ -112,12 +115,46 @@ def _named_host(named: Any, path: Path) -> Host:
     )
     if not fits or not set(named["options"]) <= OPTIONS[named["library"]]:
         raise DataError(f"{path} names its host in a way that saccade.save does not: {named!r}")
-    return Host(**named)
+    for option in SIZES & named["options"].keys():
+        value = named["options"][option]
+        if type(value) is not int or value < 0:
+            raise DataError(
+                f"{path} names its host with `{option}` (={value!r}), which must be an integer of at least 0"
+            )
+    host = Host(**named)
+    try:
+        return host.build()
+    except Exception as error:  # a library fails in its own way at what it cannot build
+        raise DataError(
+            f"{path} names as its host {host}, which cannot be built here: {error}; if you have that network, "
+            "saccade.load(path, host=model)"
+        ) from error
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """All tensors of a file by name: the network's, then those of the host's modules that others stand in for."""
+    aside = {
+        f"{path}.{name}": tensor
+        for path, module in set_aside(model).items()
+        for name, tensor in module.state_dict(keep_vars=True).items()
+    }
+    return {**model.state_dict(keep_vars=True), **aside}
+
+
+def _contents(model: nn.Module) -> dict[str, Tensor]:
+    """What is written: each tensor once, under its first name, and in memory of its own, as safetensors needs it."""
+    named = _state(model)
+    first = {id(tensor): name for name, tensor in reversed(named.items())}
+    return {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in named.items()
+        if first[id(tensor)] == name
+    }
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """Load the tensors of a file; of a tensor that stands in several places, one is enough."""
-    own = model.state_dict(keep_vars=True)
+    own = _state(model)
     there = {id(own[name]) for name in state if name in own}
     missing = [name for name, tensor in own.items() if id(tensor) not in there]
     unknown = [name for name in state if name not in own]
@@ -127,7 +164,7 @@ def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         raise UsageError(f"the weights of {path} do not fit this host: the file {what} {', '.join(wrong[:5])}")
     for name, tensor in state.items():
         own[name].data = own[name].data.to(tensor.dtype)
-    model.load_state_dict(state, strict=False)
+        own[name].data.copy_(tensor)
 
 
 def _about(path: Path) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
+import itertools
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from saccade.nets.cifar_resnet import CifarResNet
 
 NETS: dict[str, type[nn.Module]] = {"cifar_resnet": CifarResNet}
 LIBRARIES = ("timm", "torchvision", "saccade")
+NUMBERS = itertools.count()  # of the files that were run: a second run of one is another module
 
 
 @dataclass(frozen=True)
@@ -100,19 +105,40 @@ def _from_file(host: Host, pretrained: bool) -> nn.Module:
     path = Path(file)
     if not path.is_file():
         raise UsageError(f"`model` (={host.name!r}): there is no file {file}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"`model` (={host.name!r}): {file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    make = getattr(module, function, None)
-    if not callable(make):
-        functions = [name for name, value in vars(module).items() if callable(value)]
-        raise UsageError(f"`model` (={host.name!r}): {file} has no function {function!r}{nearest(function, functions)}")
-    model = _called(host, make, **({"pretrained": True} if pretrained else {}))
+    with _on_path(path.resolve().parent):
+        made_by = _run(path)
+        make = made_by.get(function)
+        if not callable(make):
+            hint = nearest(function, [name for name, value in made_by.items() if callable(value)])
+            raise UsageError(f"`model` (={host.name!r}): {file} has no function {function!r}{hint}")
+        model = _called(host, make, **({"pretrained": True} if pretrained else {}))
     if not isinstance(model, nn.Module):
         raise UsageError(f"`model` (={host.name!r}) must give an nn.Module; it gave {type(model).__name__}")
     return model
+
+
+@contextlib.contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    """What lies in the folder can be imported, as when Python runs a file there."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the file may have changed the path itself
+            sys.path.remove(str(folder))
+
+
+def _run(path: Path) -> dict[str, Any]:
+    """What a file defines. It runs under a module name of its own, by which dataclasses and pickle find it."""
+    name = f"_saccade_host_{next(NUMBERS)}_{path.stem}"
+    spec: Any = importlib.util.spec_from_file_location(name, path)  # never None where a name ends in .py
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return vars(module)
 
 
 def _called(host: Host, make: Any, *args: Any, **given: Any) -> Any:

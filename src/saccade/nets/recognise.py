@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from saccade.nets.hosts import NETS, Host
 from saccade.surgery import detach, twin
 
-PLAIN = (bool, int, float, str, tuple, type(None))
-# States of a run, no part of what a network computes.
-PASSING = ("training", "grad_checkpointing", "_is_torch_compile")
+# What == compares as it is; a set has no order to go by.
+PLAIN = (bool, int, float, complex, str, bytes, type(None), type, set, frozenset)
+# States of a run, and what timm notes of where a network comes from: no part of what it computes.
+STATES = {"training", "grad_checkpointing", "_is_torch_compile"}
+NOTES = {"pretrained_cfg", "default_cfg", "feature_info", "_model_args"}
 
 
 def recognise(model: nn.Module) -> Host | None:
     """The name and options that build the host of an (augmented) network again, or None.
 
-    A name counts only if what it builds has the same modules, with the same plain attributes (sizes, strides, rates)
-    and the same shapes of weights, so that the same weights compute the same.
+    A name counts only if what it builds has the same modules, with the same attributes (sizes, strides, rates, lists,
+    functions, objects) and the same shapes of weights, so that the same weights compute the same. A network with an
+    attribute that cannot be compared has no name.
     """
-    host = twin(model, lambda tensor: tensor.detach().to("meta"))
+    host = twin(model, torch.Tensor.detach)
     detach(host)
-    told = _told(host)
-    return next(
-        (name for name in _candidates(host) if (built := _built(name)) is not None and _told(built) == told), None
-    )
+    try:
+        told = _Telling(host).tell(host)
+    except Exception:  # noqa: BLE001  what stands in an attribute may refuse to be read in any way
+        return None
+    return next((name for name in _candidates(host) if _told_of(name) == told), None)
 
 
 def _candidates(host: nn.Module) -> Iterator[Host]:
@@ -57,41 +62,87 @@ def _of_timm(host: Any) -> Iterator[Host]:
 def _of_torchvision(host: nn.Module) -> Iterator[Host]:
     from torchvision import models
 
-    heads = [m for m in host.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    last = heads[-1] if heads else None
-    classes = last.out_features if isinstance(last, nn.Linear) else getattr(last, "out_channels", None)
+    classes = _class_counts(host)
     for name in models.list_models():
         if inspect.unwrap(models.get_model_builder(name)).__module__ == type(host).__module__:
             yield Host("torchvision", name)
-            yield Host("torchvision", name, {"num_classes": classes})
+            yield from (Host("torchvision", name, {"num_classes": count}) for count in classes)
 
 
-def _built(name: Host) -> nn.Module | None:
+def _class_counts(host: nn.Module) -> list[int]:
+    """How many classes a network may have, the likeliest first: as wide as its last layers, or what a head says.
+
+    The last layer alone does not tell: a detector's gives four numbers for each class.
+    """
+    modules = list(host.modules())
+    said = [vars(module).get(name) for module in modules for name in ("num_classes", "num_columns")]
+    linear = [module.out_features for module in modules if isinstance(module, nn.Linear)]
+    convolutions = [module.out_channels for module in modules if isinstance(module, nn.Conv2d)]
+    counts = [count for count in (*said, *(linear[-2:] or convolutions[-1:])) if isinstance(count, int)]
+    return list(dict.fromkeys(reversed(counts)))
+
+
+def _told_of(name: Host) -> Any:
+    """All that tells the network of a name, or None if it cannot be built: not every guess can."""
     # A constructor draws weights; the caller's generator is not ours to move.
     with torch.random.fork_rng(devices=[]):
-        try:
-            with torch.device("meta"):
-                return name.build()
-        except Exception:  # noqa: BLE001  a constructor that reads values cannot run on meta, in any way of failing
-            pass
-        try:
-            return name.build()
-        except Exception:  # noqa: BLE001  not every guess can be built
-            return None
+        for device in ("meta", "cpu"):  # without numbers where nothing asks for one
+            try:
+                with torch.device(device):
+                    built = name.build()
+                return _Telling(built).tell(built)
+            except Exception:  # noqa: BLE001  a constructor that reads values fails on meta in any way
+                continue
+    return None
 
 
-def _told(model: nn.Module) -> list[Any]:
-    """All that tells a network's function but the values of its weights."""
-    told: list[Any] = []
-    seen: dict[int, int] = {}  # what is there twice has the number of its first place
-    for path, module in model.named_modules(remove_duplicate=False):
-        own = {key: value for key, value in vars(module).items() if key not in PASSING}
-        plain = {key: value for key, value in own.items() if isinstance(value, PLAIN)}
-        hooks = {key: len(value) for key, value in own.items() if key.endswith("_hooks")}
-        tensors = {**module._parameters, **module._buffers}
-        shapes = {
-            key: None if value is None else (tuple(value.shape), seen.setdefault(id(value), len(seen)))
-            for key, value in tensors.items()
+class _Telling:
+    """All that tells a network's function but the values that its state holds, as values that == compares."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.state = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+        # What is there twice has the number of its first place. Kept, so that no other object takes its id.
+        self.seen: dict[int, tuple[int, Any]] = {}
+
+    def tell(self, value: Any) -> Any:
+        if isinstance(value, PLAIN):
+            return value
+        if isinstance(value, tuple):
+            return type(value), [self.tell(entry) for entry in value]
+        if id(value) in self.seen:
+            number, _ = self.seen[id(value)]
+            return "seen", number
+        self.seen[id(value)] = len(self.seen), value
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if isinstance(value, nn.Module):
+            return self._module(value)
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        return self._object(value)
+
+    def _tensor(self, tensor: Tensor) -> Any:
+        # A file holds the values of the state, and of nothing else.
+        return tuple(tensor.shape), None if id(tensor) in self.state else (tensor.dtype, tensor.tolist())
+
+    def _module(self, module: nn.Module) -> Any:
+        # Hooks go by numbers that no two networks share.
+        own = {
+            name: list(value.values()) if "_hooks" in name and isinstance(value, dict) else value
+            for name, value in vars(module).items()
+            if name not in STATES | NOTES
         }
-        told.append((path, type(module), sorted(own), plain, hooks, shapes, seen.setdefault(id(module), len(seen))))
-    return told
+        return type(module), [(name, self.tell(own[name])) for name in sorted(own)]
+
+    def _function(self, function: types.FunctionType) -> Any:
+        closure = [self.tell(cell.cell_contents) for cell in function.__closure__ or ()]
+        defaults = self.tell((function.__defaults__, function.__kwdefaults__))
+        return function.__module__, function.__code__, defaults, closure
+
+    def _object(self, value: Any) -> Any:
+        """Anything else as pickle would take it apart: what makes it, its state, its entries."""
+        made = value.__reduce_ex__(4)
+        if isinstance(made, str):
+            return value  # one of a kind, such as torch.float32
+        make, given, state, entries, pairs, *_ = (*made, None, None, None)
+        return [self.tell(part) for part in (make, given, state, tuple(entries or ()), tuple(pairs or ()))]

@@ -12,130 +12,48 @@ import inspect
 import types
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from saccade.errors import UsageError
-from saccade.surgery.plan import Edit
+from saccade.surgery.forms import AttachedEdit
+from saccade.surgery.plan import Edit, Mark
 
 CHILD = "saccade"  # of a module: its edits
-PLAN = "saccade_plan"  # an attribute of an augmented model: the edits that it was given
+REPLACED = "saccade_replaced"  # a child of a module in another's place
+PLAN = "saccade_plan"  # an attribute of an augmented model: the marks of the edits that it was given
 COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__")
-
-
-class AttachedEdit(nn.Module):
-    """An attention at a site: from what the module takes, x, and gives, y, to the new y. The paper's form.
-
-    ``before`` a module, both are what it takes. A map of layout ``"nhwc"`` is seen as (B, C, H, W).
-    """
-
-    def __init__(self, attention: nn.Module, edit: Edit, layout: str = "nchw") -> None:
-        super().__init__()
-        self.attention = attention
-        self.edit = edit
-        self.nhwc = layout == "nhwc"
-        self.before = edit.mode == "before"
-
-    def forward(self, module: nn.Module, x: Any, y: Tensor) -> Tensor:
-        if self.nhwc:
-            return self.form(module, x, y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.form(module, x, y)
-
-    def form(self, module: nn.Module, x: Any, y: Tensor) -> Tensor:
-        """The new y of a module, (B, C, H, W)."""
-        return self.attention(y)
-
-    def extra_repr(self) -> str:
-        count = sum(parameter.numel() for parameter in self.parameters())
-        return f"{self.edit}, {count:,} parameters"
-
-
-class Blend(AttachedEdit):
-    """An identity start by a factor a, ``alpha``, that starts at 0; at 1 it gives the paper's form."""
-
-    def __init__(self, attention: nn.Module, edit: Edit, layout: str = "nchw") -> None:
-        super().__init__(attention, edit, layout)
-        self.alpha = nn.Parameter(torch.zeros(1))
-
-
-class GateBlend(Blend):
-    """Identity start of a gate g: ``y * ((1 - a) + a * g(y))``, exactly y at a = 0, exactly ``y * g(y)`` at a = 1.
-
-    That is the paper's form, but for rounding where a mechanism multiplies by two maps one after the other.
-    """
-
-    def form(self, module: nn.Module, x: Any, y: Tensor) -> Tensor:
-        # A gate of a wider type than y must not widen the host's map.
-        gate = cast(Callable[[Tensor], Tensor], self.attention.gate)(y).to(y.dtype)
-        alpha = self.alpha.to(y.dtype)
-        return y * ((1 - alpha) + alpha * gate)
-
-
-class TermBlend(Blend):
-    """Identity start of an added term t: ``y + a * t(y)``, exactly y at a = 0, the paper's form at a = 1."""
-
-    def form(self, module: nn.Module, x: Any, y: Tensor) -> Tensor:
-        term = cast(Callable[[Tensor], Tensor], self.attention.term)(y).to(y.dtype)
-        return y + self.alpha.to(y.dtype) * term
-
-
-class ScaleBlend(Blend):
-    """Identity start of a normalisation whose scale is gated: ``y + a * (g(x) - 1) * (y - shift)``.
-
-    y is what the host's normalisation gives, shift its bias: at a = 1 its scale is multiplied by g, up to rounding.
-    """
-
-    def form(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        gate = cast(Callable[[Tensor], Tensor], self.attention.gate)(x)
-        scaled = (gate - 1).to(y.dtype) * (y - cast(Tensor, module.bias).to(y.dtype)[:, None, None])
-        return y + self.alpha.to(y.dtype) * scaled
-
-
-class Difference(AttachedEdit):
-    """Identity start of a warp: ``y + (warp(y) - unmoved(y))``, the same map read where the warp would not move it.
-
-    Interpolation at the identity is not exact, and a warp of a factor 0 would never learn; the difference is 0 and
-    learns. It differs from the paper's warp by that error of interpolation.
-    """
-
-    def form(self, module: nn.Module, x: Any, y: Tensor) -> Tensor:
-        return y + (self.attention(y) - cast(Callable[[Tensor], Tensor], self.attention.unmoved)(y))
-
-
-class ConvBlend(Blend):
-    """Identity start of attention in a convolution's place: blended into the last channels of the whole convolution.
-
-    ``cat(y[:-d], (1 - a) * y[-d:] + a * attention(x))``, d the attention's channels: exactly the convolution at a = 0,
-    at a = 1 the augmented convolution, but for the rounding of a convolution with fewer filters.
-    """
-
-    def form(self, module: nn.Module, x: Any, y: Tensor) -> Tensor:
-        attended = self.attention(x).to(y.dtype)
-        alpha = self.alpha.to(y.dtype)
-        keep = y.shape[1] - attended.shape[1]
-        blended = (1 - alpha) * y[:, keep:] + alpha * attended
-        # Joined to no channels it would lose y's layout in memory.
-        return torch.cat((y[:, :keep], blended), dim=1) if keep else blended
-
-
-class ConvTerm(AttachedEdit):
-    """Identity start of a term made from a convolution's input that is zero at first by itself: ``y + t(x)``."""
-
-    def form(self, module: nn.Module, x: Any, y: Tensor) -> Tensor:
-        return y + self.attention(x).to(y.dtype)
 
 
 class Edits(nn.ModuleDict):
     """The edits of one module by mechanism, in the order in which they run. A host's own ModuleDict is never one."""
 
 
+class Replacement(nn.Module):
+    """Of a module in another's place: the edit, and the host's own module, which comes back by strip.
+
+    That is no child, since its weights are no part of the network meanwhile.
+    """
+
+    def __init__(self, edit: Edit, host: nn.Module, count: int) -> None:
+        super().__init__()
+        self.mark = Mark(edit)
+        self.kept = (host,)
+        self.count = count
+
+    def extra_repr(self) -> str:
+        return f"{self.mark.edit}, {self.count:+,} parameters"
+
+
 class Edited(nn.Module):
     """Mixed in before the host's class: the edits before, the host's forward, the edits after, in their order."""
 
     saccade: Edits
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        """Nothing: a host's class that registers its subclasses is not to know of ours."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         edits = [edit for edit in self.saccade.values() if isinstance(edit, AttachedEdit)]
@@ -150,9 +68,11 @@ class Edited(nn.Module):
         return y
 
     def __reduce_ex__(self, protocol: Any) -> Any:
+        made, args, *state = super().__reduce_ex__(protocol)
+        if Edited not in type(self).__bases__:
+            return made, args, *state  # a class that another library put above ours
         # The subclass is made at run time and cannot be found by name: a copy makes it again from the host's class.
-        _, _, *state = super().__reduce_ex__(protocol)
-        return _blank_edited, (host_class(type(self)),), *state
+        return _blank_edited, (class_of(self),), *state
 
 
 def _with_first(args: tuple[Any, ...], kwargs: dict[str, Any], change: Callable[[Any], Any]) -> Any:
@@ -173,14 +93,24 @@ def edited_class(host: type[nn.Module]) -> type[nn.Module]:
     return types.new_class(host.__name__, (Edited, host), exec_body=fill)
 
 
-def host_class(cls: type[Edited]) -> type[nn.Module]:
-    """The host's class behind one made by :func:`edited_class`."""
-    return cls.__mro__[cls.__mro__.index(Edited) + 1]
-
-
 def class_of(module: nn.Module) -> type[nn.Module]:
     """A module's class as the host has it, whether it carries edits or not."""
-    return host_class(type(module)) if isinstance(module, Edited) else type(module)
+    cls = type(module)
+    return cls.__mro__[cls.__mro__.index(Edited) + 1] if issubclass(cls, Edited) else cls
+
+
+def _without_edits(cls: type) -> type:
+    """The class of a module whose edits come off.
+
+    One that another library put above ours since (a parametrisation's) is made again above the host's.
+    """
+    if not issubclass(cls, Edited):
+        return cls
+    if Edited in cls.__bases__:
+        return cls.__bases__[-1]
+    own = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    bases = tuple(_without_edits(base) for base in cls.__bases__)
+    return types.new_class(cls.__name__, bases, exec_body=lambda body: body.update(own))
 
 
 def _blank_edited(host: type[nn.Module]) -> nn.Module:
@@ -190,21 +120,30 @@ def _blank_edited(host: type[nn.Module]) -> nn.Module:
 
 def edits_of(module: nn.Module) -> Edits:
     """The edits that a module holds, none for most. Whether they run: ``isinstance(module, Edited)``."""
-    child = module._modules.get(CHILD)
+    child = _child(module, CHILD)
     return child if isinstance(child, Edits) else Edits()
 
 
-def check_place(module: nn.Module, edit: Edit, carried: Sequence[str], *, replaces: bool, force: bool) -> None:
-    """Whether an edit can go to a module that carries those named in ``carried``."""
-    if edit.attention in carried and not force:
+def _child(module: nn.Module, name: str) -> nn.Module | None:
+    return module._modules[name] if name in module._modules else None  # noqa: SIM401  TorchScript's has no `get`
+
+
+def check_place(module: nn.Module, edit: Edit, carried: Sequence[Edit], *, replaces: bool, force: bool) -> None:
+    """Whether an edit can go to a module that carries others."""
+    if edit.place in [other.place for other in carried] and not force:
         raise UsageError(
             f"{edit.site!r} carries {edit.attention!r} already; saccade.strip(model) takes it off, "
             "force=True adds another"
         )
     if replaces and carried:
         raise UsageError(
-            f"{edit.site!r} carries {', '.join(map(repr, carried))}, which would go with the module that "
-            f"{edit.attention!r} replaces; saccade.strip(model), then add {edit.attention!r} first"
+            f"{edit.site!r} carries {', '.join(repr(other.attention) for other in carried)}, which would go with the "
+            f"module that {edit.attention!r} replaces; saccade.strip(model), then add {edit.attention!r} first"
+        )
+    if replaces and not edit.site:
+        raise UsageError(
+            f"{edit.attention!r} takes the place of a module within the model, and here that is the model itself; "
+            "give it as nn.Sequential(model), or take start='identity', which keeps it"
         )
     if replaces or isinstance(module, Edited):
         return
@@ -241,7 +180,7 @@ def unattach(module: nn.Module, attached: AttachedEdit) -> None:
         del edits[name]
     if not edits:
         del module._modules[CHILD]
-        module.__class__ = class_of(module)  # pyright: ignore[reportAttributeAccessIssue] # the way back
+        module.__class__ = _without_edits(type(module))
 
 
 def runs_its_children(module: nn.Module) -> bool:
@@ -262,24 +201,47 @@ def _asks_for_children(cls: type[nn.Module]) -> bool:
 def replace(model: nn.Module, new: nn.Module, edit: Edit) -> None:
     """Put a module in another's place. The host's own stays beside it, unregistered, so that strip can return it."""
     host = model.get_submodule(edit.site)
-    new.saccade_replaced = (host, edit)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    kept = Replacement(edit, host, parameter_count(new) - parameter_count(host))
+    new.add_module(REPLACED, kept.train(new.training))
     put(model, host, new)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """How many numbers a module learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def replaced_by(module: nn.Module) -> tuple[nn.Module, Edit] | None:
     """The host's module and the edit of a module that stands in its place, or None."""
-    return vars(module).get("saccade_replaced")
+    child = _child(module, REPLACED)
+    return (child.kept[0], child.mark.edit) if isinstance(child, Replacement) else None
+
+
+def set_aside(model: nn.Module) -> dict[str, nn.Module]:
+    """The host's modules in whose place others stand, by a path that is no other module's."""
+    replaced = {path: replaced_by(module) for path, module in model.named_modules()}
+    return {f"{path}.{REPLACED}": found[0] for path, found in replaced.items() if found is not None}
+
+
+def marks_of(module: nn.Module) -> list[tuple[Mark, int]]:
+    """The mark of every edit that a module holds, first that of its own place, and the parameters that each brought."""
+    own = _child(module, REPLACED)
+    held = [(own.mark, own.count)] if isinstance(own, Replacement) else []
+    attached = [edit for edit in edits_of(module).values() if isinstance(edit, AttachedEdit)]
+    return held + [(edit.mark, parameter_count(edit)) for edit in attached]
 
 
 def detach(model: nn.Module) -> None:
     """Take every edit off, in place."""
     for module in list(model.modules()):
         vars(module).pop(PLAN, None)
+        for mark, _ in marks_of(module):
+            mark.stripped = True
         # A conversion (SyncBatchNorm's) can leave the child in a new module of a plain class.
         if edits_of(module):
             del module._modules[CHILD]
         if isinstance(module, Edited):
-            module.__class__ = host_class(type(module))  # pyright: ignore[reportAttributeAccessIssue] # the way back
+            module.__class__ = _without_edits(type(module))
         if (replaced := replaced_by(module)) is not None:
             host, _ = replaced
             like = next(module.parameters())

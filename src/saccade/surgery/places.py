@@ -13,7 +13,7 @@ from torch import nn
 from saccade.surgery.attach import class_of, runs_its_children
 from saccade.surgery.graph import Graph
 from saccade.surgery.layouts import NCHW, NHWC
-from saccade.surgery.residual import Junction, residual_junctions
+from saccade.surgery.residual import Junction, residual_junctions, unread_junctions
 from saccade.surgery.trace import Value
 
 
@@ -33,6 +33,11 @@ class Places:
     @cached_property
     def junctions(self) -> list[Junction]:
         return residual_junctions(self.graph)
+
+    @cached_property
+    def unread(self) -> Counter[str]:
+        """Joins of a branch and the identity that are no additions, by operation."""
+        return unread_junctions(self.graph)
 
     @cached_property
     def stages(self) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -21,7 +22,7 @@ class Edit:
     site: str
     mode: Mode
     attention: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
     start: Start = "identity"
 
     def __post_init__(self) -> None:
@@ -34,9 +35,24 @@ class Edit:
             raise UsageError(f"`options` (={self.options!r}) must be values that JSON can hold: {error}") from None
         object.__setattr__(self, "options", options)
 
+    @property
+    def place(self) -> tuple[str, bool, str]:
+        """What an edit may be once: its module, whether it is before that, its mechanism."""
+        return self.site, self.mode == "before", self.attention
+
     def __str__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
         return f"{self.attention}({options}) {self.mode} {self.site}, start={self.start}"
+
+
+@dataclass(eq=False)
+class Mark:
+    """What an edit of a live network is known by, wherever its module moves and in every copy of it."""
+
+    edit: Edit
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    stripped: bool = False
+    """Whether it was taken off on purpose."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,17 @@ from saccade.surgery.layouts import NCHW, NHWC, Axes
 from saccade.surgery.trace import WRITTEN, Trace, Value
 
 ADDITIONS = ("aten.add", "aten.add_")
+# Other ways to join a branch with its shortcut; they are told, and are no sites.
+UNREAD = (
+    "aten.sub",
+    "aten.sub_",
+    "aten.rsub",
+    "aten.lerp",
+    "aten.lerp_",
+    "aten.addcmul",
+    "aten.addcmul_",
+    "aten.stack",
+)
 SCALINGS = ("aten.mul", "aten.mul_", "aten.div", "aten.div_")
 VIEWS = ("aten.view", "aten._unsafe_view", "aten._reshape_alias", "aten.permute", "aten.transpose", "aten.expand",
          "aten.unsqueeze", "aten.squeeze", "aten.alias", "aten.clone", "aten._to_copy", "aten.detach")  # fmt: skip
@@ -50,9 +61,29 @@ def residual_junctions(graph: Graph) -> list[Junction]:
     return found
 
 
-def _sides(graph: Graph, value: Value) -> tuple[int, int] | None:
+def unread_junctions(graph: Graph) -> Counter[str]:
+    """How many branches meet the identity in another operation than an addition, by operation."""
+    found: Counter[str] = Counter()
+    for value in graph.values:
+        sources = graph.data_inputs(value) if value.op in UNREAD else []
+        if not sources or len(graph.values[sources[0]].shape) != 4:
+            continue
+        if value.op == "aten.stack" and not _is_reduced(graph, value):
+            continue
+        sides = _sides(graph, value, graph.values[sources[0]].shape)
+        if sides is not None and graph.ancestors[sides[0]] >> sides[1] & 1:
+            found[value.op] += 1
+    return found
+
+
+def _is_reduced(graph: Graph, value: Value) -> bool:
+    return any(graph.values[reader].op in ("aten.sum", "aten.mean") for reader in graph.readers[value.index])
+
+
+def _sides(graph: Graph, value: Value, shape: tuple[int, ...] | None = None) -> tuple[int, int] | None:
     """(branch, shortcut) of an addition, or None where it is no residual junction."""
-    sources = [source for source in graph.data_inputs(value) if graph.values[source].shape == value.shape]
+    shape = value.shape if shape is None else shape
+    sources = [source for source in graph.data_inputs(value) if graph.values[source].shape == shape]
     if len(sources) != 2 or sources[0] == sources[1] or any(_is_sum_of_its_own(graph, source) for source in sources):
         return None
     a, b = sources

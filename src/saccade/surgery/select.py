@@ -12,7 +12,8 @@ from torch import nn
 from saccade._checks import check_int, nearest
 from saccade.errors import UsageError
 from saccade.surgery.attach import Edits, replaced_by
-from saccade.surgery.sites import KINDS, Site, Sites, Survey
+from saccade.surgery.sites import KINDS, Site, Sites
+from saccade.surgery.survey import Survey
 
 PROPOSED = ("residual", "block", "stage", "conv", "pointwise", "norm", "depthwise", "input")
 Place = str | Callable[[Site], bool]

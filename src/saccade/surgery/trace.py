@@ -27,6 +27,7 @@ class Value:
     op: str  # such as "aten.convolution"; "input" or "constant" of what was there before
     inputs: tuple[int, ...]
     shape: Shape
+    dtype: torch.dtype
     axes: Axes | None  # what its axes are, where that is known
     from_data: bool  # whether it depends on the host's input
     call: int  # of the innermost module; -1 outside all
@@ -142,7 +143,7 @@ class _Recorder(TorchDispatchMode):
         shape = tuple(tensor.shape)
         known = axes if axes is not None and len(axes) == len(shape) else None
         call = self.stack[-1] if self.stack else -1
-        self.trace.values.append(Value(index, op, inputs, shape, known, from_data, call, filters))
+        self.trace.values.append(Value(index, op, inputs, shape, tensor.dtype, known, from_data, call, filters))
         self.indices[tensor] = index
         return index
 
