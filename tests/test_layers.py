@@ -52,7 +52,7 @@ DOORS = {
     "pytorch_lightning": Door(()),
     "ray": Door(("comparison",)),
     "rich": Door(("cli",), lazy=False),
-    "timm": Door(("nets",)),
+    "timm": Door(("nets", "training")),
     "torchvision": Door(("data", "nets"), lazy=False),
     "triton": Door(("ops",), lazy=False),
     "typer": Door(("cli",), lazy=False),

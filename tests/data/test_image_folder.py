@@ -164,7 +164,7 @@ def test_a_size_too_small(tmp_path):
 
 @pytest.mark.parametrize("name", ["mnist", "imagefolder:", "imagefolder", ""])
 def test_an_unknown_data_set(name):
-    with pytest.raises(UsageError, match=r"must be sample or imagefolder:PATH"):
+    with pytest.raises(UsageError, match=r"must be sample, cifar10, cifar100 or imagefolder:PATH"):
         load_data(name)
 
 

@@ -1,6 +1,7 @@
 """From a model's name to the network."""
 
 import pytest
+import torch
 
 from saccade.errors import UsageError
 from saccade.nets import CifarResNet, build_model
@@ -21,11 +22,24 @@ def test_without_options_it_has_the_defaults():
     assert len(model.layer1) == 3
 
 
+@pytest.mark.parametrize("name", ["timm:test_resnet", "torchvision:squeezenet1_1"])
+def test_other_libraries_networks_have_the_classes_of_the_images(name):
+    model = build_model(name, in_channels=3, num_classes=7).eval()
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+
+
+def test_a_network_of_timm_takes_other_channels_and_one_of_torchvision_does_not():
+    assert build_model("timm:test_resnet", in_channels=1, num_classes=7)(torch.zeros(2, 1, 64, 64)).shape == (2, 7)
+    with pytest.raises(UsageError, match="takes images of 3 channels; these have 1"):
+        build_model("torchvision:resnet18", in_channels=1, num_classes=7)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet50", "must be one of saccade:cifar_resnet"),
-        ("timm:resnet50", "must be one of saccade:cifar_resnet"),
+        ("resnet81", "resnet81"),
+        ("torchvision:resnet81", "resnet81"),
+        ("timm:test_resnet(num_classes=10)", "must not give num_classes: they follow from the images"),
         ("saccade:", r"`model` \(='saccade:'\) must be a timm name \(resnet18\), torchvision:NAME, saccade:NAME or"),
         ("saccade:cifar_resnett", r"must be one of 'cifar_resnet' \(did you mean 'cifar_resnet'\?\)"),
         ("saccade:cifar_resnet(width=3)", r"has no option 'width' \(did you mean 'widths'\?\)"),

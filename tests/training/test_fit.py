@@ -11,8 +11,9 @@ from saccade._seeds import derive_seed
 from saccade.data import ImageData, Split, TrainBatches
 from saccade.errors import TrialError
 from saccade.profiling.timing import threads
-from saccade.training import TrainSettings, accuracy, predict
-from saccade.training.fit import fit, warmup_cosine
+from saccade.training import OptimSettings, TrainSettings, accuracy, predict
+from saccade.training.fit import fit
+from saccade.training.optim import warmup_cosine
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,13 @@ def network() -> nn.Module:
 
 def train(seed: int, settings: TrainSettings | None = None) -> tuple[nn.Module, list]:
     model, epochs = network(), []
-    fit(model, stripes(), settings or TrainSettings(epochs=3, batch_size=16, lr=0.02), seed, epochs.append)
+    fit(
+        model,
+        stripes(),
+        settings or TrainSettings(epochs=3, batch_size=16, optim=OptimSettings(lr=0.02)),
+        seed,
+        epochs.append,
+    )
     return model, epochs
 
 
@@ -62,7 +69,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():
 
 def test_it_is_the_loop_that_it_says_it_is():
     """A bare loop written from the description gives the same weights, bit for bit."""
-    data, settings = stripes(), TrainSettings(epochs=2, batch_size=16, lr=0.05)
+    data, settings = stripes(), TrainSettings(epochs=2, batch_size=16, optim=OptimSettings(lr=0.05))
     ours, bare = network(), network().to(memory_format=torch.channels_last)
     fit(ours, data, settings, 5)
     optimiser = torch.optim.SGD(bare.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -96,7 +103,7 @@ def test_the_learning_rate_rises_and_falls():
 
 def test_a_loss_that_is_no_number_is_an_error():
     with pytest.raises(TrialError, match=r"the training loss became (nan|inf) in epoch 1"):
-        train(0, TrainSettings(epochs=2, batch_size=16, lr=1e30))
+        train(0, TrainSettings(epochs=2, batch_size=16, optim=OptimSettings(lr=1e30)))
 
 
 def test_evaluation_uses_running_statistics_and_leaves_model_and_mode_alone():

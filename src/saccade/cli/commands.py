@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from saccade._checks import check_choice
+from saccade.errors import UsageError
 
 # Typer's help renderer on rich triples the time to start.
 app = typer.Typer(
@@ -131,6 +132,77 @@ def compare(
         raise typer.Exit(130) from None
     print_comparison(comparison.results, comparison.report)
     raise typer.Exit(1 if comparison.results.failed else 0)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe, such as sample-resnet8.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, such as optim.lr=0.1; may be given again.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, by default runs/RECIPE; again to go on.")] = None,
+    augment: Annotated[str | None, typer.Option(help="none: images as they are.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where CIFAR is, or is downloaded to.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints within an epoch.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make batches ahead.")] = 0,
+    logger: Annotated[
+        list[str] | None, typer.Option(help="Beside metrics.csv: tensorboard; wandb, ..., where installed; none.")
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="By torch.compile.")] = False,
+    accelerator: Annotated[str, typer.Option(help="cpu, gpu, auto; handed to Lightning, as the next three.")] = "auto",
+    devices: Annotated[str, typer.Option(help="How many, or auto.")] = "1",
+    num_nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
+    strategy: Annotated[str, typer.Option(help="ddp, fsdp, ...")] = "auto",
+    sync_batchnorm: Annotated[
+        bool, typer.Option("--sync-batchnorm", help="BatchNorm over the batches of all GPUs.")
+    ] = False,
+) -> None:
+    """Train a recipe: a network with attention, on its data."""
+    from saccade.cli.train import print_recipes, run_recipe
+
+    if list_:
+        print_recipes()
+        return
+    if recipe is None:
+        raise UsageError("`recipe` is missing: name a recipe, such as sample-resnet8; --list shows them")
+    changes = list(set_ or [])
+    if augment is not None:
+        check_choice("augment", augment, ("none",))
+        changes.append("augment={'flip': False}")
+    machine = {
+        "accelerator": accelerator,
+        "devices": int(devices) if devices.isdigit() else devices,
+        "num_nodes": num_nodes,
+        "strategy": strategy,
+        "sync_batchnorm": sync_batchnorm,
+        "workers": workers,
+        "compile": compile,
+    }
+    folder = out or Path("runs") / recipe
+    options = {"data_dir": data_dir, "save_every": save_every, "skip_bad": skip_bad, "machine": machine}
+    loggers = [name for name in logger or ["tensorboard"] if name != "none"]
+    try:
+        run_recipe(recipe, changes, folder, loggers=loggers, options=options)
+    except KeyboardInterrupt:
+        print(f"\nstopped; run the same command again to go on from {folder / 'last.ckpt'}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of saccade train.")],
+    data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where CIFAR is.")] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Evaluate a checkpoint: top-1, top-5, calibration error, and a table of classes."""
+    from saccade.cli.train import evaluate_file
+
+    check_choice("split", split, ("train", "val", "test"))
+    evaluate_file(checkpoint, data=data, data_dir=data_dir, split=split, as_json=json)
 
 
 @app.command()

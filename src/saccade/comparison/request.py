@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from saccade._checks import check_choice, check_number
 from saccade._specs import Spec, parse_specs
 from saccade.errors import UsageError
-from saccade.training import TrainSettings
+from saccade.training import OptimSettings, TrainSettings
 
 BASELINE = "none"
 DEFAULT_MODEL = "saccade:cifar_resnet(depth=8, stem_stride=2)"
@@ -60,8 +60,8 @@ class Request(BaseModel):
             "seeds": ",".join(map(str, self.seeds)) if len(self.seeds) > 1 else f"{self.seeds[0]},",
             "epochs": self.settings.epochs,
             "batch-size": self.settings.batch_size,
-            "lr": self.settings.lr,
-            "weight-decay": self.settings.weight_decay,
+            "lr": self.settings.optim.lr,
+            "weight-decay": self.settings.optim.weight_decay,
             "image-size": self.image_size,
             "margin": self.margin,
         }
@@ -78,7 +78,10 @@ def make_request(
     seeds: int | Sequence[int],
     margin: float,
     image_size: int,
-    **settings: Any,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    weight_decay: float,
 ) -> Request:
     """Check what a user asked for and complete it: the baseline is added where it is missing.
 
@@ -108,7 +111,9 @@ def make_request(
             variants=[_variant(spec, at, start) for spec in specs],
             seeds=_seeds(seeds),
             margin=margin,
-            settings=TrainSettings(**settings),
+            settings=TrainSettings(
+                epochs=epochs, batch_size=batch_size, optim=OptimSettings(lr=lr, weight_decay=weight_decay)
+            ),
         )
     except ValidationError as error:
         first = error.errors()[0]

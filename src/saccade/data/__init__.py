@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from saccade.data.augment import AugmentSettings as AugmentSettings
 from saccade.data.batches import TrainBatches as TrainBatches
 from saccade.data.images import ImageData as ImageData
 from saccade.data.images import Split as Split
 from saccade.errors import UsageError
 
 
-def load_data(name: str, image_size: int = 32) -> ImageData:
-    """Load a data set by name: ``sample``, or ``imagefolder:PATH``.
+def load_data(
+    name: str, image_size: int = 32, data_dir: Path | str | None = None, *, skip_bad: bool = False
+) -> ImageData:
+    """Load a data set by name: ``sample``, ``cifar10``, ``cifar100``, or ``imagefolder:PATH``.
 
     Args:
         name: the data set.
-        image_size: the side to which the images of a folder are brought; the sample stays as it is.
+        image_size: the side to which the images of a folder are brought; the others stay as they are.
+        data_dir: where CIFAR is, or is downloaded to; by default ``~/.cache/saccade``.
+        skip_bad: leave out images of a folder that cannot be read, instead of an error.
     """
     kind, _, path = name.partition(":")
     if name == "sample":
         from saccade.data.sample import load_sample
 
         return load_sample()
+    if name in ("cifar10", "cifar100"):
+        from saccade.data.cifar import load_cifar
+
+        return load_cifar(name, data_dir)
     if kind == "imagefolder" and path:
         from saccade.data.image_folder import load_image_folder
 
-        return load_image_folder(path, image_size)
-    raise UsageError(f"`data` (={name!r}) must be sample or imagefolder:PATH")
+        return load_image_folder(path, image_size, skip_bad=skip_bad)
+    raise UsageError(f"`data` (={name!r}) must be sample, cifar10, cifar100 or imagefolder:PATH")

@@ -1,45 +1,130 @@
-"""Batches for training, drawn by counter: the order is f(seed, epoch), the augmentation f(seed, epoch, sample)."""
+"""Batches for training: any of them can be made alone, so that a killed run goes on in the middle of an epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from saccade._seeds import derive_seed
+from saccade.data.augment import Augment, AugmentSettings
 from saccade.data.images import ImageData
+from saccade.errors import DataError
+
+Request = tuple[int, Tensor]  # the epoch, and the samples of a batch
 
 
-class TrainBatches:
-    """Shuffled, flipped and normalised batches of the training images; one pass is one epoch.
+class BatchOrder(Sampler[Request]):
+    """The batches of an epoch, as samples: f(seed, epoch). Begins at the batch ``start``, once.
 
-    Whole batches only, so that BatchNorm never sees a handful of images, unless there are fewer images than one batch.
+    Of several processes, ``rank`` of ``world``, each takes its share of every batch, so that together they take the
+    batches that a single process of ``world`` times the size would.
     """
 
-    def __init__(self, data: ImageData, batch_size: int, seed: int) -> None:
-        self.data = data
-        self.batch_size = min(batch_size, len(data.train))
-        self.seed = seed
+    def __init__(self, augment: Augment, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self.augment = augment
+        self.batch_size = batch_size
+        self.rank, self.world = rank, world
         self.epoch = 0
+        self.start = 0
 
     def __len__(self) -> int:
-        return len(self.data.train) // self.batch_size
+        return self.augment.count // (self.batch_size * self.world)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    @property
-    def sampler(self) -> TrainBatches:
-        """Lightning tells the epoch to a loader's sampler, and here that is the loader."""
-        return self
+    def __iter__(self) -> Iterator[Request]:
+        epoch, start, self.start = self.epoch, self.start, 0
+        whole = self.batch_size * self.world
+        for rows in self.augment.order(epoch)[: len(self) * whole].split(whole)[start:]:
+            yield epoch, rows[self.rank * self.batch_size :][: self.batch_size]
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        images, labels = self.data.train.images, self.data.train.labels
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "batches", self.epoch))
-        order = torch.randperm(len(labels), generator=generator)
-        flipped = torch.rand(len(labels), generator=generator) < 0.5
-        for rows in order[: len(self) * self.batch_size].split(self.batch_size):
-            batch = self.data.normalise(images[rows])
-            batch = torch.where(flipped[rows, None, None, None], batch.flip(3), batch)
-            yield batch.contiguous(memory_format=torch.channels_last), labels[rows]
+
+class _Made(Dataset[tuple[Tensor, Tensor] | DataError]):
+    """Batches on request: augmented, normalised, channels last.
+
+    An image that cannot be read is handed over as the error: raised in a worker, it would come wrapped in a traceback.
+    """
+
+    def __init__(self, data: ImageData, augment: Augment) -> None:
+        self.data = data
+        self.augment = augment
+
+    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | DataError:
+        epoch, rows = request
+        train, least = self.data.train, self.augment.settings.resized_crop or 1.0
+        try:
+            images, rows = train.take(rows, self.augment.crops(epoch, rows), least)
+        except DataError as error:
+            return error
+        images = self.data.normalise(self.augment(images, epoch, rows))
+        return images.contiguous(memory_format=torch.channels_last), train.labels[rows]
+
+
+class TrainBatches(DataLoader[tuple[Tensor, Tensor] | DataError]):
+    """Shuffled, augmented and normalised batches of the training images; one pass is one epoch.
+
+    ``skipped`` counts the images that could not be read and are missing in batches.
+
+    Whole batches only, so that BatchNorm never sees a handful of images, unless there are fewer images than one batch.
+
+    Args:
+        data: images in memory.
+        batch_size: of one process.
+        seed: of order and augmentation.
+        augment: what is done to images; by default every other one is mirrored.
+        workers: processes that make batches ahead. They change nothing but the speed.
+        rank, world: which of how many training processes this is.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        batch_size: int,
+        seed: int,
+        augment: AugmentSettings | None = None,
+        *,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        count = len(data.train)
+        drawn = Augment(augment or AugmentSettings(), seed, count)
+        order = BatchOrder(drawn, min(batch_size, max(1, count // world)), rank, world)
+        self.data = data
+        self.order = order
+        self.given = 0
+        self.skipped = 0
+        # Its own generator: a loader draws a seed for its workers, by default from the one that dropout draws from.
+        super().__init__(
+            _Made(data, drawn),
+            sampler=order,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        self.order.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.given = self.order.start
+        _ = self.data.statistics  # here once, not in every worker
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise batch
+            self.given += 1
+            self.skipped += self.order.batch_size - len(batch[1])
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is: the epoch and how many of its batches were given."""
+        return {"epoch": self.order.epoch, "given": self.given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.order.epoch, self.order.start = state["epoch"], state["given"] % len(self.order)

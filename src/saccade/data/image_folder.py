@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from saccade._checks import check_int
 from saccade._seeds import derive_seed
+from saccade.data.files import ImageFiles, read_image
 from saccade.data.images import ImageData, Split
 from saccade.errors import DataError
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 TEST_SHARE = 0.2
+IN_MEMORY = 2 << 30  # bytes
 
 
-def load_image_folder(path: Path | str, image_size: int) -> ImageData:
-    """Read a folder of images into memory, as RGB of ``image_size`` x ``image_size``.
+def load_image_folder(
+    path: Path | str, image_size: int, *, skip_bad: bool = False, in_memory: bool | None = None
+) -> ImageData:
+    """A folder of images, as RGB of ``image_size`` x ``image_size``.
 
     The shorter side is resized to ``image_size`` and the middle square is kept. Where there is no ``test`` folder, a
     fixed fifth of every class of ``train``, one image at least, is taken for it, and a note says so.
+
+    Args:
+        path: of the folder.
+        image_size: the side of the squares.
+        skip_bad: leave out images that cannot be read; how many is noted, or logged when it is met.
+        in_memory: read all now, or each when it is asked for; by default now, if they take at most 2 GiB.
 
     Raises:
         DataError: a folder or class that is missing or empty, a single class, an image that cannot be read. The message
@@ -45,12 +52,28 @@ def load_image_folder(path: Path | str, image_size: int) -> ImageData:
             f"{root} has no test folder: {len(found['test'])} of its training images, a fixed fifth of every class "
             "(one at least), are kept for the test and not trained on"
         )
-    images = _read_all((file for files in found.values() for file, _ in files), image_size)
-    splits = {
-        name: Split(torch.stack([images[file] for file, _ in files]), torch.tensor([label for _, label in files]))
-        for name, files in found.items()
-    }
+    files = sorted(file for part in found.values() for file, _ in part)
+    if in_memory if in_memory is not None else 3 * image_size**2 * len(files) <= IN_MEMORY:
+        images = _read_all(files, image_size, skip_bad=skip_bad)
+        if bad := [file for file in files if file not in images]:
+            notes.append(f"{len(bad)} images cannot be read and are left out, {bad[0]} is the first")
+        splits = {name: _in_memory(name, part, images) for name, part in found.items()}
+    else:
+        splits = {
+            name: Split(
+                ImageFiles([file for file, _ in part], image_size, skip_bad=skip_bad),
+                torch.tensor([label for _, label in part]),
+            )
+            for name, part in found.items()
+        }
     return ImageData(f"imagefolder:{path}", classes, notes=notes, **splits)
+
+
+def _in_memory(name: str, part: list[tuple[Path, int]], images: dict[Path, Tensor]) -> Split:
+    readable = [(images[file], label) for file, label in part if file in images]
+    if not readable:
+        raise DataError(f"none of the {len(part)} images of the {name} part can be read")
+    return Split(torch.stack([image for image, _ in readable]), torch.tensor([label for _, label in readable]))
 
 
 def _classes(train: Path) -> list[str]:
@@ -105,37 +128,23 @@ def _take_test(images: list[tuple[Path, int]], folder: Path) -> tuple[list[tuple
     return train, test
 
 
-def _read_all(files: Iterable[Path], image_size: int) -> dict[Path, Tensor]:
-    """Every image as uint8 (3, S, S). Those that cannot be read are told together."""
-    order = sorted(files)
+def _read_all(files: list[Path], image_size: int, *, skip_bad: bool) -> dict[Path, Tensor]:
+    """Every image as uint8 (3, S, S). Those that cannot be read are told together, or left out."""
+    images, broken = {}, []
     with ThreadPoolExecutor() as threads:
-        images = list(threads.map(lambda file: _read_image(file, image_size), order))
-    broken = [(file, image) for file, image in zip(order, images, strict=True) if isinstance(image, str)]
-    if broken:
-        file, reason = broken[0]
+        for file, image in zip(files, threads.map(lambda file: _read(file, image_size), files), strict=True):
+            if isinstance(image, DataError):
+                broken.append(image)
+            else:
+                images[file] = image
+    if broken and not skip_bad:
         others = f"; {len(broken) - 1} more cannot be read" if len(broken) > 1 else ""
-        raise DataError(f"{file} cannot be read as an image: {reason}{others}")
-    return {file: image for file, image in zip(order, images, strict=True) if isinstance(image, Tensor)}
+        raise DataError(f"{broken[0]}{others}") from broken[0]
+    return images
 
 
-def _read_image(file: Path, image_size: int) -> Tensor | str:
-    """The image as uint8 (3, S, S), or why it cannot be read."""
+def _read(file: Path, image_size: int) -> Tensor | DataError:
     try:
-        with Image.open(file) as picture:
-            square = ImageOps.fit(_as_rgb(picture), (image_size, image_size), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return str(error) or type(error).__name__
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
-
-
-def _as_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):
-        # Pillow would clip 16 bits to 8; the upper 8 are the picture.
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    elif picture.mode in ("I", "F"):
-        raise ValueError(f"its pixels are of mode {picture.mode!r}, whose range is unknown; save it with 8 or 16 bits")
-    elif picture.mode in ("P", "LA", "PA", "RGBA"):
-        # What is transparent becomes white rather than whatever colour lies beneath it.
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+        return read_image(file, image_size)
+    except DataError as error:
+        return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -13,19 +13,51 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from saccade._seeds import derive_seed
+from saccade.data.files import ImageFiles, crop_box
+from saccade.errors import UsageError
+
 SplitName = Literal["train", "val", "test"]
+SAMPLED = 2048
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 (N, C, H, W) and their classes int64 (N)."""
+    """Images uint8 (N, C, H, W), in memory or in files, and their classes int64 (N)."""
 
-    images: Tensor
+    images: Tensor | ImageFiles
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def tensor(self) -> Tensor:
+        """All images, of a set that is held in memory.
+
+        Raises:
+            UsageError: one that is read from files.
+        """
+        if isinstance(self.images, Tensor):
+            return self.images
+        count, _, side, _ = self.images.shape
+        raise UsageError(
+            f"{count} images of {side} x {side} are too many to be held in memory, which this needs; lower the image "
+            "size, or take fewer images"
+        )
+
+    def take(self, rows: Tensor, crops: Tensor | None = None, least: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The images of ``rows``, and the rows again: without those whose files cannot be read and are to be skipped.
+
+        Args:
+            rows: numbers of images.
+            crops: for every row what :func:`saccade.data.files.crop_box` draws a part from, with ``least``.
+        """
+        if isinstance(self.images, ImageFiles):
+            return self.images.take(rows, crops, least)
+        images = self.images[rows]
+        return (images if crops is None else cropped(images, crops, least)), rows
 
 
 @dataclass(frozen=True)
@@ -47,8 +79,16 @@ class ImageData:
 
     @cached_property
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel of the training images, in units of 0..255."""
-        flat = self.train.images.transpose(0, 1).flatten(1)
+        """Mean and standard deviation of each channel of the training images, in units of 0..255.
+
+        Of images in files, those of 2,048 of them, the same every time.
+        """
+        if isinstance(self.train.images, Tensor):
+            images = self.train.images
+        else:
+            generator = torch.Generator().manual_seed(derive_seed("statistics"))
+            images, _ = self.train.take(torch.randperm(len(self.train), generator=generator)[:SAMPLED])
+        flat = images.transpose(0, 1).flatten(1)
         # In integers, exactly: a float sum over a whole data set would lose digits.
         total, count = flat.sum(1, dtype=torch.int64).double(), flat.shape[1]
         squares = torch.stack([_sum_of_squares(channel) for channel in flat]).double()
@@ -61,6 +101,12 @@ class ImageData:
         mean, deviation = self.statistics
         return (images.float() - mean[:, None, None]) / deviation[:, None, None]
 
+    def normalised_by(self, mean: list[float], deviation: list[float]) -> ImageData:
+        """The same images with another set's statistics: those that a network was trained with."""
+        other = replace(self)
+        vars(other)["statistics"] = torch.tensor(mean), torch.tensor(deviation)
+        return other
+
     @cached_property
     def digest(self) -> str:
         """A fingerprint of every image, label and class, by which a changed data set is noticed."""
@@ -68,17 +114,18 @@ class ImageData:
         for name in SPLITS:
             split: Split = getattr(self, name)
             sha.update(repr(tuple(split.images.shape)).encode())
-            sha.update(split.images.contiguous().numpy().data)
+            if isinstance(split.images, Tensor):
+                sha.update(split.images.contiguous().numpy().data)
+            else:
+                sha.update(split.images.fingerprint())
             sha.update(split.labels.contiguous().numpy().data)
         return sha.hexdigest()
 
     def save(self, path: Path) -> None:
         """Write the tensors to a file that other processes map into memory."""
-        tensors = {
-            f"{name}.{part}": getattr(getattr(self, name), part).contiguous()
-            for name in SPLITS
-            for part in ("images", "labels")
-        }
+        splits: dict[str, Split] = {name: getattr(self, name) for name in SPLITS}
+        tensors = {f"{name}.images": split.tensor.contiguous() for name, split in splits.items()}
+        tensors |= {f"{name}.labels": split.labels.contiguous() for name, split in splits.items()}
         metadata = {"name": self.name} | {f"class {number}": name for number, name in enumerate(self.classes)}
         save_file(tensors, path, metadata)
 
@@ -92,6 +139,18 @@ class ImageData:
                 Split(file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels")) for name in SPLITS
             )
         return cls(metadata["name"], classes, train, val, test)
+
+
+def cropped(images: Tensor, crops: Tensor, least: float) -> Tensor:
+    """A random part of each image, (B, C, H, W), resized to the whole."""
+    from torchvision.transforms.v2 import functional as transforms
+
+    height, width = images.shape[2:]
+    boxes = [crop_box(draws, height, width, least) for draws in crops]
+    size = [height, width]
+    return torch.stack(
+        [transforms.resized_crop(image, *box, size, antialias=True) for image, box in zip(images, boxes, strict=True)]
+    )
 
 
 def _sum_of_squares(channel: Tensor) -> Tensor:

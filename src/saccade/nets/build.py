@@ -5,19 +5,24 @@ from __future__ import annotations
 from torch import nn
 
 from saccade.errors import UsageError
-from saccade.nets.hosts import NETS, Host
+from saccade.nets.hosts import Host
 
 
-def build_model(name: str, *, in_channels: int, num_classes: int) -> nn.Module:
+def build_model(name: str, *, in_channels: int, num_classes: int, pretrained: bool = False) -> nn.Module:
     """Build a host for images of ``in_channels`` channels and ``num_classes`` classes.
 
     Args:
-        name: ``saccade:NAME`` or ``saccade:NAME(option=value)``, such as ``saccade:cifar_resnet(depth=20)``.
+        name: as :meth:`Host.parse` takes it, with options, such as ``saccade:cifar_resnet(depth=20)``.
+        in_channels: of the images; torchvision's networks take 3 only.
+        num_classes: outputs.
+        pretrained: with the library's weights, but for a head of another number of classes.
     """
     host = Host.parse(name)
-    if host.library != "saccade":
-        listed = ", ".join(f"saccade:{net}" for net in NETS)
-        raise UsageError(f"`model` (={name!r}) must be one of {listed}, with options such as (depth=20)")
-    if given := {"in_channels", "num_classes"} & host.options.keys():
+    names = {"timm": ("in_chans", "num_classes"), "torchvision": (None, "num_classes")}
+    channels, classes = names.get(host.library, ("in_channels", "num_classes"))
+    if given := {channels, classes} & host.options.keys():
         raise UsageError(f"`model` (={name!r}) must not give {' or '.join(sorted(given))}: they follow from the images")
-    return Host("saccade", host.name, host.options | {"in_channels": in_channels, "num_classes": num_classes}).build()
+    if channels is None and in_channels != 3:
+        raise UsageError(f"`model` (={name!r}) takes images of 3 channels; these have {in_channels}")
+    settled = {classes: num_classes} | ({channels: in_channels} if channels else {})
+    return Host(host.library, host.name, host.options | settled).build(pretrained=pretrained)

@@ -1,38 +1,56 @@
-"""Train a classifier. The loop is Lightning's; this is what goes into it."""
+"""Train a classifier: what goes into Lightning's loop, on this machine or many."""
 
 from __future__ import annotations
 
 import logging
-import math
-import time
+import signal
+import threading
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
-from torch.nn import functional as F
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from torch import nn
 
-from saccade._seeds import derive_seed
-from saccade.data import ImageData, TrainBatches
-from saccade.errors import TrialError
-from saccade.training.evaluate import accuracy
+from saccade.data import ImageData
+from saccade.errors import TrialError, UsageError
+from saccade.training.checkpoints import LAST, AtomicIO, Saver, read_checkpoint
+from saccade.training.learner import Epoch, Learner
 from saccade.training.settings import TrainSettings
+
+CPU_MEMORY = "DefaultCPUAllocator"  # of the message of PyTorch's CPU allocator, an ordinary RuntimeError
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What is known of an epoch at its end."""
+class Machine:
+    """On what a run runs. ``workers``, ``compile`` and loggers change no number by more than rounding."""
 
-    epoch: int
-    train_loss: float
-    val_accuracy: float
-    seconds: float
+    accelerator: str = "cpu"
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    sync_batchnorm: bool = False
+    """BatchNorm over the batches of all processes (GPUs only)."""
+    workers: int = 0
+    """Processes that make batches ahead."""
+    compile: bool = False
+    loggers: tuple[Any, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a run keeps its checkpoints; one that is there already is gone on with."""
+
+    path: Path
+    about: dict[str, Any] = field(default_factory=dict)
+    """What a checkpoint says of itself."""
+    save_every: int | None = None
+    """Steps between checkpoints within an epoch."""
 
 
 def fit(
@@ -41,93 +59,93 @@ def fit(
     settings: TrainSettings,
     seed: int,
     on_epoch: Callable[[Epoch], None] | None = None,
-) -> None:
+    *,
+    machine: Machine | None = None,
+    folder: Folder | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Learner:
     """Train ``model`` in place on the training images.
 
     Batches depend on ``seed`` and the epoch alone; what a step draws (dropout) on ``seed`` and the step. ``on_epoch``
-    is told of every epoch, with the accuracy on the validation images.
+    is told of every epoch, with the accuracy on the validation images; ``on_batch`` how many of how many batches are
+    done.
+
+    Returns:
+        The learner: its ``evaluated`` is the network that counts.
 
     Raises:
-        TrialError: the loss is no longer a number.
+        TrialError: the loss is no longer a number; memory ran out.
+        DataError: a checkpoint or an image that cannot be read, a folder that cannot be written.
+        UsageError: what the machine cannot do.
+        KeyboardInterrupt: as it says; what was done is saved.
     """
-    batches = TrainBatches(data, settings.batch_size, seed)
+    machine = machine or Machine()
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     # Lightning's own announcements of the machine are not for the reader of a comparison.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=settings.epochs,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-    )
-    with warnings.catch_warnings():
+    learner = Learner(model, data, settings, seed, workers=machine.workers, on_epoch=on_epoch, on_batch=on_batch)
+    if machine.compile:
+        model.compile()
+    last = None if folder is None else folder.path / LAST
+    resumed = last if last is not None and last.exists() else None
+    if resumed is not None:
+        read_checkpoint(resumed)
+    trainer = _trainer(settings, machine, folder)
+    with warnings.catch_warnings(), _told(learner, trainer, last):
         # Lightning's own use of a name that torch renames; nothing that a user could change.
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
-        trainer.fit(_Classifier(model, data, settings, seed, on_epoch), train_dataloaders=batches)
+        # Whether to use more workers is measured, not guessed from the number of cores.
+        warnings.filterwarnings("ignore", r".*does not have many workers.*", UserWarning)
+        trainer.fit(learner, ckpt_path=resumed, weights_only=True)
+    return learner
 
 
-class _Classifier(LightningModule):
-    def __init__(
-        self,
-        model: nn.Module,
-        data: ImageData,
-        settings: TrainSettings,
-        seed: int,
-        on_epoch: Callable[[Epoch], None] | None,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.data = data
-        self.settings = settings
-        self.seed = seed
-        self.on_epoch = on_epoch
-        self._losses: list[Tensor] = []
-        self._started = 0.0
+@contextmanager
+def _told(learner: Learner, trainer: Trainer, last: Path | None) -> Iterator[None]:
+    """What can go wrong, in one message that says what to do."""
+    kept = f"; {last} is the last good checkpoint" if last is not None else ""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except TrialError as error:
+        raise TrialError(f"{error}; a lower optim.lr or a longer schedule.warmup may help{kept}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and CPU_MEMORY not in str(error):
+            raise
+        size, accumulate = learner.settings.batch_size, learner.settings.accumulate
+        raise TrialError(
+            f"out of memory in {learner.place}: lower batch_size (={size}), with accumulate={2 * accumulate} for the "
+            f"same step, or image_size, or set precision=bf16-mixed; the system says: {str(error).splitlines()[0]}"
+        ) from error
+    except SystemExit:
+        # Lightning ends the process where it is interrupted, deaf to a second time.
+        if not trainer.interrupted:
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
-    def configure_optimizers(self) -> Any:
-        settings = self.settings
-        optimiser = torch.optim.SGD(
-            self.model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
-            weight_decay=settings.weight_decay,
+
+def _trainer(settings: TrainSettings, machine: Machine, folder: Folder | None) -> Trainer:
+    try:
+        return Trainer(
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            num_nodes=machine.num_nodes,
+            strategy=machine.strategy,
+            precision=settings.precision,
+            max_epochs=settings.epochs,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip,
+            logger=list(machine.loggers) or False,
+            log_every_n_steps=1,
+            callbacks=[] if folder is None else [Saver(folder.path, folder.about, folder.save_every)],
+            plugins=[AtomicIO()],
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=folder is not None,
+            num_sanity_val_steps=0,
         )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warmup_cosine(steps, settings.warmup))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_train_epoch_start(self) -> None:
-        self._losses = []
-        self._started = time.perf_counter()
-
-    def training_step(self, batch: tuple[Tensor, Tensor], _batch_number: int) -> Tensor:
-        torch.manual_seed(derive_seed(self.seed, "step", self.global_step))
-        images, labels = batch
-        loss = F.cross_entropy(self.model(images), labels)
-        self._losses.append(loss.detach())
-        return loss
-
-    def on_train_epoch_end(self) -> None:
-        seconds = time.perf_counter() - self._started
-        loss = torch.stack(self._losses).mean().item()
-        if not math.isfinite(loss):
-            raise TrialError(f"the training loss became {loss} in epoch {self.current_epoch + 1}")
-        if self.on_epoch is not None:
-            self.on_epoch(Epoch(self.current_epoch + 1, loss, accuracy(self.model, self.data, "val"), seconds))
-
-
-def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
-    """The learning rate's factor at a step: a rise over the first share ``warmup`` of the steps, then half a cosine."""
-    rise = max(1, round(steps * warmup))
-
-    def factor(step: int) -> float:
-        if step < rise:
-            return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-    return factor
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise UsageError(f"Lightning cannot run this: {error}") from error

@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from saccade.data.augment import AugmentSettings
 
-class TrainSettings(BaseModel):
-    """SGD with Nesterov momentum, a linear warm-up and a cosine schedule to zero, one update a step."""
+STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    epochs: Annotated[int, Field(ge=1)] = 5
-    batch_size: Annotated[int, Field(ge=2)] = 64
+class OptimSettings(BaseModel):
+    """The optimiser; every number is its own."""
+
+    model_config = STRICT
+
+    name: str = "sgd"
+    """``sgd`` (Nesterov) and ``adamw`` are PyTorch's; any other name is one of timm's."""
     lr: Annotated[float, Field(gt=0)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    decay_vectors: bool = True
+    """Whether weight decay also acts on parameters of one axis: biases, scales and shifts of norms, blends."""
+    attention_lr: Annotated[float, Field(gt=0)] | None = None
+    """Of the parameters that attention brought; None is ``lr``."""
+
+
+class ScheduleSettings(BaseModel):
+    """The learning rate over the steps."""
+
+    model_config = STRICT
+
+    name: Literal["cosine", "step", "constant"] = "cosine"
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of all steps in which the learning rate rises from zero."""
+    """Share of all steps in which the rate rises from zero."""
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Of ``step``: the shares of all steps at which the rate is multiplied by ``gamma``."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class TrainSettings(BaseModel):
+    """A whole training, apart from data, network and machine."""
+
+    model_config = STRICT
+
+    epochs: Annotated[int, Field(ge=1)] = 5
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Images per step of one process."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Batches whose gradients make one step."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the gradient."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an average of the weights, which is then what is evaluated."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    attention_first: Annotated[int, Field(ge=0)] = 0
+    """Epochs in which attention learns alone: the host's weights and statistics stay."""
+    optim: OptimSettings = OptimSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    augment: AugmentSettings = AugmentSettings()

@@ -1,0 +1,23 @@
+"""A ResNet-20 for small images on CIFAR-100.
+
+Source: He et al., arXiv 1512.03385, section 4.2, for CIFAR-10: SGD with momentum 0.9, learning rate 0.1, weight decay
+1e-4, batches of 128, four pixels of padding and a mirror. Deviations: shortcuts by 1 x 1 convolutions, Nesterov's form,
+a cosine after a warm-up where the paper divides the rate twice.
+
+Command: ``saccade train cifar100-resnet20``; attention: ``--set "attention=[{'name': 'se'}]"``. Expected score and
+time: not measured at the full length.
+"""
+
+from saccade.data import AugmentSettings
+from saccade.training import OptimSettings, ScheduleSettings
+from saccade.training.recipe import Recipe
+
+RECIPE = Recipe(
+    model="saccade:cifar_resnet(depth=20)",
+    data="cifar100",
+    epochs=60,
+    batch_size=128,
+    optim=OptimSettings(lr=0.1, weight_decay=1e-4),
+    schedule=ScheduleSettings(warmup=1 / 30),
+    augment=AugmentSettings(crop=4),
+)

@@ -1,0 +1,123 @@
+"""Images that stay on disk until they are asked for."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from saccade.data import AugmentSettings, TrainBatches
+from saccade.data.files import ImageFiles, crop_box, read_image
+from saccade.data.image_folder import load_image_folder
+from saccade.errors import DataError, UsageError
+from training.runs import image_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return image_folder(tmp_path / "images", train=10, others=3)
+
+
+def batches_of(
+    folder: Path, settings: AugmentSettings, *, in_memory: bool, workers: int = 0
+) -> list[tuple[Tensor, Tensor]]:
+    data = load_image_folder(folder, 12, in_memory=in_memory)
+    batches = TrainBatches(data, 4, 0, settings, workers=workers)
+    batches.set_epoch(1)
+    return list(batches)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_the_same_images_in_memory(folder: Path, workers: int) -> None:
+    settings = AugmentSettings(crop=2, policy="rand", erase=0.5)
+    memory = batches_of(folder, settings, in_memory=True)
+    files = batches_of(folder, settings, in_memory=False, workers=workers)
+    assert len(memory) == len(files) == 5
+    for (ours, our_labels), (theirs, their_labels) in zip(memory, files, strict=True):
+        assert torch.equal(ours, theirs)
+        assert torch.equal(our_labels, their_labels)
+
+
+def test_statistics_and_shape_are_those_of_the_images(folder: Path) -> None:
+    memory, files = (load_image_folder(folder, 12, in_memory=there) for there in (True, False))
+    assert isinstance(files.train.images, ImageFiles)
+    assert files.shape == memory.shape == (3, 12, 12)
+    assert all(torch.equal(a, b) for a, b in zip(files.statistics, memory.statistics, strict=True))
+
+
+def test_the_digest_notices_another_file(folder: Path) -> None:
+    first = load_image_folder(folder, 12, in_memory=False).digest
+    assert load_image_folder(folder, 12, in_memory=False).digest == first
+    (folder / "val/red/0.png").rename(folder / "val/red/9.png")
+    assert load_image_folder(folder, 12, in_memory=False).digest != first
+
+
+def test_a_set_that_is_too_large_cannot_be_written_for_other_processes(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"20 images of 12 x 12 are too many to be held in memory"):
+        load_image_folder(folder, 12, in_memory=False).save(tmp_path / "images.safetensors")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_image_in_the_middle_of_an_epoch_is_named(folder: Path, workers: int) -> None:
+    data = load_image_folder(folder, 12, in_memory=False)
+    bad = folder / "train/green/4.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(DataError, match=rf"^{bad} cannot be read as an image: ") as raised:
+        list(TrainBatches(data, 4, 0, workers=workers))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_images_are_counted_and_the_others_given(folder: Path, workers: int) -> None:
+    for name in ("train/green/4.png", "train/red/0.png"):
+        (folder / name).write_bytes(b"no image")
+    data = load_image_folder(folder, 12, in_memory=False, skip_bad=True)
+    batches = TrainBatches(data, 4, 0, workers=workers)
+    given = list(batches)
+    assert batches.skipped == 2
+    assert sum(len(labels) for _, labels in given) == 18
+    assert all(len(images) == len(labels) for images, labels in given)
+
+
+def test_skipped_images_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "train/red/0.png").write_bytes(b"no image")
+    files = ImageFiles(sorted((folder / "train/red").iterdir()), 12, skip_bad=True)
+    with caplog.at_level(logging.WARNING, "saccade"):
+        images, rows = files.take(torch.tensor([1, 0, 2]))
+    assert rows.tolist() == [1, 2]
+    assert torch.equal(images[0], read_image(files.files[1], 12))
+    assert f"{folder / 'train/red/0.png'} cannot be read as an image" in caplog.text
+    with pytest.raises(DataError, match="none of 1 images can be read"):
+        files.take(torch.tensor([0]))
+
+
+def test_in_memory_bad_images_are_an_error_or_noted(folder: Path) -> None:
+    (folder / "train/red/0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"train/red/0.png cannot be read as an image"):
+        load_image_folder(folder, 12)
+    data = load_image_folder(folder, 12, skip_bad=True)
+    assert len(data.train) == 19
+    assert data.notes == [f"1 images cannot be read and are left out, {folder / 'train/red/0.png'} is the first"]
+
+
+def test_a_crop_keeps_its_share_and_ratio_and_lies_inside() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shares = []
+    for draws in torch.rand(500, 4, generator=generator):
+        top, left, height, width = crop_box(draws, 300, 400, 0.1)
+        assert 0 <= top <= top + height <= 300
+        assert 0 <= left <= left + width <= 400
+        share = height * width / 300 / 400
+        assert 0.09 < share <= 1
+        if height < 300 and width < 400:
+            assert 0.74 < width / height < 1.36
+        shares.append(share)
+    # Uniform from 0.1 to 1: the mean is 0.55; what exceeds the image is cut.
+    assert 0.5 < sum(shares) / 500 < 0.6
+
+
+def test_without_a_share_the_crop_is_nearly_the_image() -> None:
+    assert crop_box(torch.tensor([0.3, 0.5, 0.9, 0.9]), 30, 30, 1.0) == (0, 0, 30, 30)
