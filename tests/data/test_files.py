@@ -100,7 +100,9 @@ def test_in_memory_bad_images_are_an_error_or_noted(folder: Path) -> None:
         load_image_folder(folder, 12)
     data = load_image_folder(folder, 12, skip_bad=True)
     assert len(data.train) == 19
-    assert data.notes == [f"1 images cannot be read and are left out, {folder / 'train/red/0.png'} is the first"]
+    assert data.notes == [
+        f"1 of 32 images are left out, since they cannot be read: the first is {folder / 'train/red/0.png'}"
+    ]
 
 
 def test_a_crop_keeps_its_share_and_ratio_and_lies_inside() -> None:

@@ -56,7 +56,9 @@ def load_image_folder(
     if in_memory if in_memory is not None else 3 * image_size**2 * len(files) <= IN_MEMORY:
         images = _read_all(files, image_size, skip_bad=skip_bad)
         if bad := [file for file in files if file not in images]:
-            notes.append(f"{len(bad)} images cannot be read and are left out, {bad[0]} is the first")
+            notes.append(
+                f"{len(bad)} of {len(files)} images are left out, since they cannot be read: the first is {bad[0]}"
+            )
         splits = {name: _in_memory(name, part, images) for name, part in found.items()}
     else:
         splits = {

@@ -1,0 +1,92 @@
+"""`saccade train` and `saccade evaluate` as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from saccade.cli import main
+from saccade.recipes import list_recipes
+from training.runs import image_folder
+
+
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    monkeypatch.setattr("sys.argv", ["saccade", *words])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main()
+    return capsys.readouterr()
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    images = image_folder(tmp_path / "images", train=12, others=4)
+    settings = [f"data=imagefolder:{images}", "image_size=12", "epochs=2", "batch_size=8", "attention=[{'name': 'se'}]"]
+    return ["train", "sample-resnet8", "--out", str(tmp_path / "out"), *(w for s in settings for w in ("--set", s))]
+
+
+def test_a_run_prints_its_scores_and_leaves_metrics_checkpoints_and_recipe(
+    tmp_path: Path, words: list[str], monkeypatch, capsys
+):
+    out, error = run(words, monkeypatch, capsys)
+    assert "8 images: top-1 " in out
+    assert out.endswith(f"{tmp_path / 'out/last.ckpt'}\n")
+    assert [line.split()[:2] for line in error.splitlines() if line.startswith("epoch")] == [
+        ["epoch", "1/2"],
+        ["epoch", "2/2"],
+    ]
+    with (tmp_path / "out/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("2", "6")]
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"last.ckpt", "best.ckpt", "metrics.csv", "recipe.json"} < names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert json.loads((tmp_path / "out/recipe.json").read_text())["epochs"] == 2
+
+
+def test_a_checkpoint_is_evaluated_as_text_and_as_json(tmp_path: Path, words: list[str], monkeypatch, capsys):
+    printed, _ = run([*words, "--logger", "none"], monkeypatch, capsys)
+    assert not list((tmp_path / "out").glob("events*"))
+    checkpoint = str(tmp_path / "out/last.ckpt")
+    again, _ = run(["evaluate", checkpoint], monkeypatch, capsys)
+    assert again.strip() == printed.rpartition("\n\n")[0].strip()
+    content = json.loads(run(["evaluate", checkpoint, "--split", "train", "--json"], monkeypatch, capsys)[0])
+    assert content["images"] == 24
+    assert [entry["class"] for entry in content["per_class"]] == ["green", "red"]
+    assert sum(entry["images"] * entry["accuracy"] for entry in content["per_class"]) == pytest.approx(
+        24 * content["top1"]
+    )
+    assert content["top5"] is None
+
+
+def test_other_images_are_normalised_as_those_of_the_training(tmp_path: Path, words: list[str], monkeypatch, capsys):
+    run(words, monkeypatch, capsys)
+    moved = tmp_path / "moved"
+    (tmp_path / "images").rename(moved)
+    for file in (moved / "train").rglob("0.png"):
+        file.unlink()  # other training images, whose statistics must not count
+    checkpoint = str(tmp_path / "out/best.ckpt")
+    content = json.loads(
+        run(["evaluate", checkpoint, "--data", f"imagefolder:{moved}", "--json"], monkeypatch, capsys)[0]
+    )
+    (moved).rename(tmp_path / "images")
+    same = json.loads(run(["evaluate", checkpoint, "--json"], monkeypatch, capsys)[0])
+    assert content == same
+
+
+def test_a_corrupt_image_is_named_and_skipped_if_asked(tmp_path: Path, words: list[str], monkeypatch, capsys, caplog):
+    bad = tmp_path / "images/train/red/3.png"
+    bad.write_bytes(b"no image")
+    monkeypatch.setattr("sys.argv", ["saccade", *words])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main()
+    assert capsys.readouterr().err.startswith(f"saccade: {bad} cannot be read as an image")
+    run([*words, "--skip-bad"], monkeypatch, capsys)
+    assert f"1 of 40 images are left out, since they cannot be read: the first is {bad}" in caplog.text
+
+
+def test_recipes_are_listed(monkeypatch, capsys):
+    out, _ = run(["train", "--list"], monkeypatch, capsys)
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == list_recipes()
