@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+import saccade
 from saccade._seeds import derive_seed
 from saccade.data import ImageData, Split, TrainBatches
 from saccade.errors import TrialError
 from saccade.profiling.timing import threads
 from saccade.training import OptimSettings, TrainSettings, accuracy, predict
-from saccade.training.fit import fit
+from saccade.training.fit import Machine, fit
+from saccade.training.learner import Epoch
 from saccade.training.optim import warmup_cosine
 
 
@@ -89,6 +91,73 @@ def test_it_is_the_loop_that_it_says_it_is():
             optimiser.step()
             step += 1
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), bare.parameters(), strict=True))
+
+
+def test_attention_and_the_classifier_learn_first_then_all():
+    host = network()
+    model = saccade.augment(host, "se", at="conv", example_input=torch.zeros(1, 1, 8, 8))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    moved: list[set[str]] = []
+
+    def told(_: Epoch) -> None:
+        moved.append({name for name, value in model.state_dict().items() if not torch.equal(value, before[name])})
+
+    settings = TrainSettings(epochs=2, batch_size=16, attention_first=1, optim=OptimSettings(lr=0.1))
+    fit(model, stripes(), settings, 0, told)
+    ours = {
+        f"0.saccade.se.{name}"
+        for name in ("alpha", *(f"attention.fc{n}.{p}" for n in (1, 2) for p in ("weight", "bias")))
+    }
+    assert moved[0] <= ours | {"4.weight", "4.bias"}
+    assert {"0.saccade.se.alpha", "4.weight", "4.bias"} <= moved[0]
+    assert moved[1] >= {"0.weight", "0.bias", "1.weight", "1.running_mean", "1.num_batches_tracked"}
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated():
+    model = network()
+    settings = TrainSettings(epochs=2, batch_size=16, ema=0.5, optim=OptimSettings(lr=0.05))
+    weights: list[torch.Tensor] = []
+    learner = fit(
+        model, stripes(), settings, 0, on_batch=lambda done, total: weights.append(model[4].weight.detach().clone())
+    )
+    average = weights[0]
+    for value in weights[1:]:
+        average = 0.5 * average + 0.5 * value
+    assert learner.evaluated is not model
+    assert torch.allclose(learner.evaluated[4].weight, average, atol=1e-6)
+
+
+def test_accumulated_batches_make_the_step_of_a_large_one():
+    steps = []
+    for batch_size, accumulate in ((16, 1), (8, 2)):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+        settings = TrainSettings(epochs=2, batch_size=batch_size, accumulate=accumulate, optim=OptimSettings(lr=0.05))
+        fit(model, stripes(), settings, 0)
+        steps.append(model[1].weight)
+    assert torch.allclose(steps[0], steps[1], atol=1e-6)
+
+
+def test_a_compiled_network_learns_the_same():
+    plain, compiled = network(), network()
+    settings = TrainSettings(epochs=1, batch_size=32, optim=OptimSettings(lr=0.02))
+    plain[2].p = compiled[2].p = 0.0  # compiled dropout draws other numbers
+    fit(plain, stripes(), settings, 0)
+    fit(compiled, stripes(), settings, 0, machine=Machine(compile=True))
+    for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_trains_weights_that_stay_whole():
+    model = network()
+    fit(
+        model,
+        stripes(),
+        TrainSettings(epochs=3, batch_size=16, precision="bf16-mixed", optim=OptimSettings(lr=0.02)),
+        0,
+    )
+    assert model[0].weight.dtype == torch.float32
+    assert accuracy(model, stripes(), "test") == 1.0
 
 
 def test_the_learning_rate_rises_and_falls():

@@ -72,7 +72,7 @@ class Learner(LightningModule):
         self._factor: Callable[[int], float] = lambda step: 1.0
         self._losses: list[Tensor] = []
         self._started = time.perf_counter()
-        self._host = host_parameters(model) if settings.attention_first else []
+        self._host = _all_but_classifier(model, len(data.classes)) if settings.attention_first else []
         self._mix = mix_of(settings.augment, len(data.classes))
 
     @property
@@ -218,6 +218,14 @@ class Learner(LightningModule):
             for path, module in self.model.named_modules():
                 if isinstance(module, NORMS) and not path.startswith(edited):
                     module.training = False  # alone: what it holds in edits goes on learning
+
+
+def _all_but_classifier(model: nn.Module, classes: int) -> list[nn.Parameter]:
+    """The host's parameters but those of its last layer with as many outputs as there are classes."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    last = [layer for layer in layers if layer.weight.shape[0] == classes][-1:]
+    new = {id(parameter) for layer in last for parameter in layer.parameters()}
+    return [parameter for parameter in host_parameters(model) if id(parameter) not in new]
 
 
 def _average_of(model: nn.Module, decay: float | None) -> AveragedModel | None:

@@ -56,7 +56,7 @@ class TrainSettings(BaseModel):
     """Decay of an average of the weights, which is then what is evaluated."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     attention_first: Annotated[int, Field(ge=0)] = 0
-    """Epochs in which attention learns alone: the host's weights and statistics stay."""
+    """Epochs in which attention and the classifier learn alone: the host's other weights and its statistics stay."""
     optim: OptimSettings = OptimSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     augment: AugmentSettings = AugmentSettings()
