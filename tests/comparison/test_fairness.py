@@ -29,6 +29,10 @@ def request_for(start: str) -> Request:
         seeds=2,
         margin=0.5,
         image_size=32,
+        epochs=4,
+        batch_size=64,
+        lr=0.1,
+        weight_decay=5e-4,
     )
 
 

@@ -21,6 +21,10 @@ def record(attention: str = "none,se") -> Record:
         seeds=1,
         margin=0.5,
         image_size=32,
+        epochs=4,
+        batch_size=64,
+        lr=0.1,
+        weight_decay=5e-4,
     )
     return Record(
         schema="saccade.comparison/1", asked=asked, data_digest="", environment={}, threads_per_trial=1, costs={}

@@ -21,6 +21,9 @@ def ask(**changes: object) -> Request:
         "margin": 0.5,
         "image_size": 32,
         "epochs": 2,
+        "batch_size": 64,
+        "lr": 0.1,
+        "weight_decay": 5e-4,
     }
     return make_request(**(asked | changes))
 

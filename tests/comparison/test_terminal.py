@@ -52,7 +52,7 @@ def test_a_live_table_fills_and_the_verdicts_follow(tmp_path):
     last = text[text.rindex("95 % interval") :]
     assert re.search(r"none +\d\d\.\d\d +\(baseline\)", last)
     assert re.search(r"se\(bias=False\) .*(helps|hurts|no difference shown|too few runs)", last)
-    assert re.search(r"se\(bias=False\) .* 3 x \*\.bn2", last)
+    assert re.search(r"se\(bias=False\) .* 3 x residual", last)
     assert "not corrected for the number of variants" in " ".join(last.split())
     assert "On this data " in last
     assert "…" not in last, "nothing is cut on 80 columns"

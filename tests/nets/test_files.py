@@ -125,6 +125,8 @@ def test_weights_that_lie_otherwise_in_memory_come_back_with_their_values(tmp_pa
 
 
 def test_a_wrapped_network_is_saved_as_the_one_inside(tmp_path: Path) -> None:
+    import lightning.pytorch  # noqa: F401  once imported, it notes on a network how torch.compile was called
+
     model = moved(saccade.augment(models.resnet18(num_classes=3), "se"))
     saccade.save(nn.DataParallel(torch.compile(model, backend="eager")), tmp_path / "model")
     assert_same(saccade.load(tmp_path / "model"), model, IMAGE)

@@ -82,7 +82,7 @@ def _cost_row(variant: VariantResult) -> list[str]:
         f"{variant.macs / 1e6:.2f} M",
         _number(variant.latency_ms),
         _number(variant.train_step_ms),
-        f"{len(variant.sites)} x {variant.at}" if variant.at else "",
+        f"{len(variant.sites)} x {variant.at}" if variant.sites else "",
     ]
 
 

@@ -15,9 +15,10 @@ from saccade.surgery import detach, twin
 
 # What == compares as it is; a set has no order to go by.
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type, set, frozenset)
-# States of a run, and what timm notes of where a network comes from: no part of what it computes.
+# States of a run, and what timm notes of where a network comes from and Lightning of how it was compiled: no part of
+# what it computes.
 STATES = {"training", "grad_checkpointing", "_is_torch_compile"}
-NOTES = {"pretrained_cfg", "default_cfg", "feature_info", "_model_args"}
+NOTES = {"pretrained_cfg", "default_cfg", "feature_info", "_model_args", "_compile_kwargs"}
 
 
 def recognise(model: nn.Module) -> Host | None:
