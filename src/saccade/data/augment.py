@@ -89,7 +89,7 @@ class Augment:
     def _one(self, image: Tensor, epoch: int, row: int) -> Tensor:
         """Transforms that draw from PyTorch's own generator, one image at a time."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "augment", epoch, row))
+            torch.default_generator.manual_seed(derive_seed(self.seed, "augment", epoch, row))
             for transform in transforms(self.settings.policy, self.settings.erase):
                 image = transform(image)
         return image
