@@ -49,21 +49,35 @@ def test_an_interval_that_touches_zero_or_the_margin_is_inside(low, high):
     assert verdict(Difference(mean=0, low=low, high=high, p=0.5), margin=0.5) == "no difference shown"
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))
-def test_interval_and_p_are_those_of_the_paired_t_test(pairs):
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12), st.integers(1, 10))
+def test_interval_and_p_are_those_of_the_paired_t_test(pairs, variants):
     ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
     differences = np.array(ours) - np.array(theirs)
     assume(np.ptp(differences) > 1e-6)
-    difference = paired_difference(ours, theirs)
+    difference = paired_difference(ours, theirs, variants)
     assert difference is not None
     # The textbook formula, apart from the code's call to ttest_rel.
     error = differences.std(ddof=1) / math.sqrt(len(pairs))
-    half = stats.t.ppf(0.975, len(pairs) - 1) * error
-    p = 2 * stats.t.sf(abs(differences.mean() / error), len(pairs) - 1)
+    half = stats.t.isf((1 - 0.95 ** (1 / variants)) / 2, len(pairs) - 1) * error
+    p = 1 - (1 - 2 * stats.t.sf(abs(differences.mean() / error), len(pairs) - 1)) ** variants
     assert difference.mean == pytest.approx(differences.mean(), abs=1e-12)
     assert difference.low == pytest.approx(differences.mean() - half, rel=1e-6, abs=1e-9)
     assert difference.high == pytest.approx(differences.mean() + half, rel=1e-6, abs=1e-9)
     assert difference.p == pytest.approx(p, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize(("seeds", "variants"), [(3, 4), (5, 2), (10, 10)])
+@pytest.mark.parametrize("noisy", [1.0, 3.0])
+def test_at_most_one_comparison_in_twenty_claims_what_is_not_so(seeds, variants, noisy):
+    # 2,000 comparisons in which nothing differs, the first variant noisier than the rest: the bound is the nominal
+    # rate and 1.96 of its binomial deviations.
+    rng = np.random.default_rng(seeds)
+    spread = np.array([1.0, noisy, *[1.0] * (variants - 1)]) / 100
+    claims = 0
+    for draw in 0.8 + rng.standard_normal((2000, variants + 1, seeds)) * spread[:, None]:
+        words = [verdict(paired_difference(scores, draw[0], variants), margin=0.01) for scores in draw[1:]]
+        claims += any(word in {"helps", "hurts"} for word in words)
+    assert claims / 2000 <= 0.05 + 1.96 * math.sqrt(0.05 * 0.95 / 2000)
 
 
 @pytest.mark.parametrize(

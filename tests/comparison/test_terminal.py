@@ -53,6 +53,6 @@ def test_a_live_table_fills_and_the_verdicts_follow(tmp_path):
     assert re.search(r"none +\d\d\.\d\d +\(baseline\)", last)
     assert re.search(r"se\(bias=False\) .*(helps|hurts|no difference shown|too few runs)", last)
     assert re.search(r"se\(bias=False\) .* 3 x residual", last)
-    assert "not corrected for the number of variants" in " ".join(last.split())
+    assert "wide enough for all variants at once" in " ".join(last.split())
     assert "On this data " in last
     assert "…" not in last, "nothing is cut on 80 columns"

@@ -15,8 +15,8 @@ from saccade.data.images import SPLITS
 from saccade.report.results import TOO_FEW, EpochRecord, FailedTrial, Results, VariantResult
 
 INTERVALS = (
-    "Differences are paired by seed. The 95 % intervals and p are of the paired t test, one variant at a time, not "
-    "corrected for the number of variants; they speak of this recipe on this test set."
+    "Differences are paired by seed. Intervals and p are of the paired t test, widened so that the 95 % holds for all "
+    "variants at once; they speak of this recipe on this test set."
 )
 TIMES = "Latency is of one image, the training step of one batch, both with one thread, before the first trial."
 
@@ -60,7 +60,8 @@ def _variant(record: Record, variant: Variant, folder: Path, baseline: list[floa
     scores = _scores(record, variant.name, folder)
     finished = [score for score in scores if score is not None]
     is_baseline = variant.attention is None
-    difference = None if is_baseline else paired_difference(scores, baseline)
+    compared = len(asked.variants) - 1
+    difference = None if is_baseline else paired_difference(scores, baseline, compared)
     decided = None if is_baseline else verdict(difference, asked.margin)
     return VariantResult(
         name=variant.name,
@@ -77,7 +78,7 @@ def _variant(record: Record, variant: Variant, folder: Path, baseline: list[floa
         mean=fmean(finished) if finished else None,
         difference=difference,
         verdict=decided,
-        seeds_to_decide=seeds_to_decide(scores, baseline, asked.margin) if decided == TOO_FEW else None,
+        seeds_to_decide=seeds_to_decide(scores, baseline, asked.margin, compared) if decided == TOO_FEW else None,
         curves=[_curve(folder, variant, seed) for seed in asked.seeds],
     )
 
