@@ -49,14 +49,11 @@ def main() -> None:
             "top5": [run["top5"] for run in mine],
             "calibration_error": [run["calibration_error"] for run in mine],
             "mean_top1": round(mean(run["top1"] for run in mine), 4),
-            "seconds": [run["seconds"] for run in mine],
         }
     path = write_result(
         "cifar100_attention", ("saccade", "torch", "lightning"),
-        command=f"benchmarks/cifar100_attention.py {' '.join(changes('NAME', 'SEED', asked))}",
-        epochs=asked.epochs, depth=asked.depth, at_once=asked.at_once,
-        note="seconds are of a training beside others on the same machine",
-        variants=variants,
+        recipe="cifar100-resnet20", images="45,000 to train on, 5,000 for validation, the official 10,000 for the test",
+        epochs=asked.epochs, depth=asked.depth, attention=VARIANTS, variants=variants,
     )  # fmt: skip
     print(path.read_text(encoding="utf-8"))
 
@@ -96,13 +93,13 @@ def one(job: tuple[str, int, argparse.Namespace]) -> dict[str, Any]:
     weights = torch.load(trained.out / "last.ckpt", weights_only=True)["state_dict"]
     parameters = sum(v.numel() for k, v in weights.items() if "running" not in k and "num_batches" not in k)
     scores = trained.evaluation
+    assert scores is not None, "the only process evaluates"
     return {
         "variant": name,
         "parameters": parameters,
         "top1": scores.top1,
         "top5": scores.top5,
         "calibration_error": round(scores.calibration_error, 4),
-        "seconds": round(time.monotonic() - started),
     }
 
 

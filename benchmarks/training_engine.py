@@ -19,9 +19,9 @@ from torch import nn
 
 from saccade.data import AugmentSettings, ImageData, Split, TrainBatches
 from saccade.nets import CifarResNet
-from saccade.training import OptimSettings, TrainSettings
+from saccade.training import OptimSettings, ScheduleSettings, TrainSettings
 from saccade.training.fit import Folder, fit
-from saccade.training.optim import warmup_cosine
+from saccade.training.optim import make_factor
 
 EPOCHS, BATCH, ROUNDS = 2, 128, 7  # some 40 ms a step
 AUGMENTS = {"mirror": AugmentSettings(), "crop and mirror": AugmentSettings(crop=4)}
@@ -66,7 +66,7 @@ def bare(model: nn.Module, data: ImageData) -> None:
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     batches = TrainBatches(data, BATCH, 0)
-    factor = warmup_cosine(EPOCHS * len(batches), 0.1)
+    factor = make_factor(ScheduleSettings(), EPOCHS * len(batches))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     model.train()
     for epoch in range(EPOCHS):

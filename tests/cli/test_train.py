@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +94,52 @@ def test_a_corrupt_image_is_named_and_skipped_if_asked(tmp_path: Path, words: li
 def test_recipes_are_listed(monkeypatch, capsys):
     out, _ = run(["train", "--list"], monkeypatch, capsys)
     assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == list_recipes()
+
+
+def test_a_loss_that_is_no_number_is_a_failed_training_and_one_line(words: list[str], monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["saccade", *words, "--set", "optim.lr=1e30"])
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main()
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert re.match(r"saccade: the (training loss|weights) .*became", error)
+
+
+def test_a_run_that_is_interrupted_ends_with_130_and_says_what_to_do(tmp_path: Path, words: list[str]):
+    command = [sys.executable, "-m", "saccade.cli", *words, "--set", "epochs=500"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert next(line for line in process.stderr if line.startswith("epoch 1/500"))
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait() == 130
+    assert rest.endswith(f"stopped; run the same command again to go on from {tmp_path / 'out/last.ckpt'}\n")
+    process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("attention={[]: 1}", "`attention`"),
+        ("schedule.name=step", "schedule.name='step' and schedule.milestones, such as (0.5, 0.75), go together"),
+    ],
+)
+def test_a_change_that_cannot_be_is_one_message(change: str, message: str, words: list[str], monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["saccade", *words, "--set", change])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main()
+    assert message in capsys.readouterr().err
+
+
+def test_a_change_within_a_group_that_was_replaced_is_one_message(words: list[str], monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["saccade", *words, "--set", "optim=3", "--set", "optim.lr=1"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main()
+    assert "there is no 'optim.lr'" in capsys.readouterr().err
+
+
+def test_a_logger_that_is_not_installed_is_named(words: list[str], monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["saccade", *words, "--logger", "wandb"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main()
+    assert "`logger` (='wandb') needs a package that is not installed" in capsys.readouterr().err

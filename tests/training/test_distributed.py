@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.runs import image_folder
+from training.runs import differences, image_folder
 
 # Lightning starts the other process with the words of this one, so that the run must be a command of its own.
 HOST = """
@@ -61,6 +61,41 @@ def run(words: list[str]) -> str:
 def read(out: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     with (out / "metrics.csv").open() as file:
         return torch.load(out / "last.ckpt", weights_only=True), list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_with_two_and_under_torchrun(tmp_path: Path) -> None:
+    (tmp_path / "host.py").write_text(HOST)
+    image_folder(tmp_path / "images", train=26, others=6)
+    words = command(tmp_path, tmp_path / "two", "grouped", 8, "--devices", "2", "--strategy", "ddp")
+    # The fourth of six steps is saved; the processes end by a signal a moment later, while the fifth is on its way.
+    killed = subprocess.Popen([sys.executable, "-c", KILLED_AT, str(tmp_path / "two/last.ckpt"), *words])
+    assert killed.wait(300) == 0
+    refused = subprocess.run(words[:-4], capture_output=True, text=True, check=False, timeout=300)
+    assert refused.returncode == 2
+    assert "holds another run: processes is 2 there, 1 here" in refused.stderr
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29655"]
+    printed = run([*torchrun, "-m", "saccade.cli", *words[3:]])
+    assert printed.count("top-1") == 1
+    run(command(tmp_path, tmp_path / "whole", "grouped", 8, "--devices", "2", "--strategy", "ddp"))
+    (ours, our_rows), (theirs, their_rows) = read(tmp_path / "two"), read(tmp_path / "whole")
+    assert differences(ours["state_dict"], theirs["state_dict"]) == []
+    assert our_rows == their_rows
+
+
+# Starts a command as a group of its own, and kills the group when a file was written for the second time.
+KILLED_AT = """
+import os, signal, subprocess, sys, time
+path, words = sys.argv[1], sys.argv[2:]
+process = subprocess.Popen(words, start_new_session=True)
+seen = set()
+while len(seen) < 2:
+    assert process.poll() is None, "ended too early"
+    if os.path.exists(path):
+        seen.add(os.stat(path).st_mtime_ns)
+    time.sleep(0.001)
+os.killpg(process.pid, signal.SIGKILL)
+"""
 
 
 @pytest.mark.slow

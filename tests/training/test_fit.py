@@ -6,16 +6,17 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import saccade
 from saccade._seeds import derive_seed
 from saccade.data import ImageData, Split, TrainBatches
-from saccade.errors import TrialError
+from saccade.errors import TrialError, UsageError
 from saccade.profiling.timing import threads
-from saccade.training import OptimSettings, TrainSettings, accuracy, predict
+from saccade.training import OptimSettings, ScheduleSettings, TrainSettings, accuracy, predict
 from saccade.training.fit import Machine, fit
 from saccade.training.learner import Epoch
-from saccade.training.optim import warmup_cosine
+from saccade.training.optim import make_factor
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +76,7 @@ def test_it_is_the_loop_that_it_says_it_is():
     ours, bare = network(), network().to(memory_format=torch.channels_last)
     fit(ours, data, settings, 5)
     optimiser = torch.optim.SGD(bare.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    factor = warmup_cosine(8, 0.1)
+    factor = make_factor(ScheduleSettings(warmup=0.1), 8)
     batches = TrainBatches(data, 16, 5)
     step = 0
     bare.train()
@@ -115,16 +116,17 @@ def test_attention_and_the_classifier_learn_first_then_all():
 
 def test_the_average_of_the_weights_is_what_is_evaluated():
     model = network()
+    average = model[4].weight.detach().clone()
     settings = TrainSettings(epochs=2, batch_size=16, ema=0.5, optim=OptimSettings(lr=0.05))
     weights: list[torch.Tensor] = []
     learner = fit(
         model, stripes(), settings, 0, on_batch=lambda done, total: weights.append(model[4].weight.detach().clone())
     )
-    average = weights[0]
-    for value in weights[1:]:
+    for value in weights:
         average = 0.5 * average + 0.5 * value
     assert learner.evaluated is not model
     assert torch.allclose(learner.evaluated[4].weight, average, atol=1e-6)
+    assert int(learner.evaluated[1].num_batches_tracked) == len(weights)
 
 
 def test_accumulated_batches_make_the_step_of_a_large_one():
@@ -136,6 +138,47 @@ def test_accumulated_batches_make_the_step_of_a_large_one():
         fit(model, stripes(), settings, 0)
         steps.append(model[1].weight)
     assert torch.allclose(steps[0], steps[1], atol=1e-6)
+
+
+def test_the_last_step_of_an_epoch_weighs_its_few_batches_as_it_should():
+    # 64 images in batches of 24: two, of which three would make a step.
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    ours = copy.deepcopy(model)
+    optim = OptimSettings(lr=0.05, momentum=0, weight_decay=0)
+    settings = TrainSettings(
+        epochs=1, batch_size=24, accumulate=3, optim=optim, schedule=ScheduleSettings(name="constant", warmup=0)
+    )
+    fit(ours, stripes(), settings, 0)
+    batches = list(TrainBatches(stripes(), 24, 0, settings.augment))
+    assert len(batches) == 2
+    sum(F.cross_entropy(model(images), labels) / 2 for images, labels in batches).backward()
+    expected = model[1].weight - 0.05 * model[1].weight.grad
+    assert torch.allclose(ours[1].weight, expected, atol=1e-6)
+
+
+class HeadFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(32, 2)
+        self.conv = nn.Conv2d(1, 32, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x).mean((2, 3)))
+
+
+def test_the_classifier_learns_with_attention_wherever_it_stands():
+    torch.manual_seed(0)
+    image = torch.zeros(1, 1, 8, 8)
+    # SE's first layer has as many outputs as there are classes, and comes later.
+    augmented = saccade.augment(HeadFirst(), "se", at="conv", options={"reduction": 16}, example_input=image)
+    before = {name: value.detach().clone() for name, value in augmented.named_parameters()}
+    fit(augmented, stripes(), TrainSettings(epochs=1, batch_size=16, attention_first=1, optim=OptimSettings(lr=0.1)), 0)
+    moved = {name for name, value in augmented.named_parameters() if not torch.equal(value, before[name])}
+    assert {"fc.weight", "fc.bias"} < moved
+    assert not {"conv.weight", "conv.bias"} & moved
+    with pytest.raises(UsageError, match=r"`attention_first`: Sequential has no layer with 2 outputs"):
+        fit(nn.Sequential(nn.Conv2d(1, 3, 3)), stripes(), TrainSettings(epochs=1, attention_first=1), 0)
 
 
 def test_a_compiled_network_learns_the_same():
@@ -161,7 +204,7 @@ def test_half_precision_trains_weights_that_stay_whole():
 
 
 def test_the_learning_rate_rises_and_falls():
-    factor = warmup_cosine(100, 0.1)
+    factor = make_factor(ScheduleSettings(warmup=0.1), 100)
     rates = [factor(step) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
     assert rates[10] == 1.0

@@ -41,6 +41,7 @@ def test_a_change_sets_what_it_names_and_nothing_else(change: str, key: str, val
 def test_changes_reach_into_groups_and_lists() -> None:
     asked = [
         "optim.lr=0.3",
+        "schedule.name=step",
         "schedule.milestones=[0.5, 0.75]",
         "attention=[{'name': 'se', 'options': {'reduction': 4}}]",
     ]

@@ -6,12 +6,13 @@ import sys
 
 
 def main() -> None:
-    """Run ``saccade``. A user's mistake is one message and exit status 2; anything else unforeseen is a traceback."""
+    """Run ``saccade``. A user's mistake is one message and exit status 2, a training that failed one and status 1;
+    anything else unforeseen is a traceback."""
     from saccade.cli.commands import app
-    from saccade.errors import SaccadeError
+    from saccade.errors import SaccadeError, TrialError
 
     try:
         app()
     except SaccadeError as error:
         print(f"saccade: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, TrialError) else 2)

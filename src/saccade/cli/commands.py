@@ -186,23 +186,28 @@ def train(
     try:
         run_recipe(recipe, changes, folder, loggers=loggers, options=options)
     except KeyboardInterrupt:
-        print(f"\nstopped; run the same command again to go on from {folder / 'last.ckpt'}", file=sys.stderr)
+        saved = f" from {folder / 'last.ckpt'}" if (folder / "last.ckpt").exists() else ", from the beginning"
+        print(f"\nstopped; run the same command again to go on{saved}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
 @app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of saccade train.")],
+    model: Annotated[
+        str | None, typer.Option(help="The network, needed where it comes from a file, which is then run.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where CIFAR is.")] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    device: Annotated[str, typer.Option(help="Such as cuda.")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Evaluate a checkpoint: top-1, top-5, calibration error, and a table of classes."""
     from saccade.cli.train import evaluate_file
 
     check_choice("split", split, ("train", "val", "test"))
-    evaluate_file(checkpoint, data=data, data_dir=data_dir, split=split, as_json=json)
+    evaluate_file(checkpoint, model=model, data=data, data_dir=data_dir, split=split, device=device, as_json=json)
 
 
 @app.command()

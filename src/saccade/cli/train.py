@@ -35,7 +35,7 @@ def run_recipe(name: str, changes: list[str], out: Path, *, loggers: list[str], 
     machine = Machine(**options.pop("machine"), loggers=tuple(make_logger(each, out) for each in loggers))
     with RunProgress(recipe.epochs) as shown:
         trained = train(recipe, out, machine=machine, on_epoch=shown.epoch, on_batch=shown.batch, **options)
-    if trained.leads:
+    if trained.evaluation is not None:
         print_evaluation(trained.evaluation)
         print(f"\n{trained.out / 'last.ckpt'}")
 
@@ -88,9 +88,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
     )
 
 
-def evaluate_file(path: Path, *, data: str | None, data_dir: Path | None, split: str, as_json: bool) -> None:
+def evaluate_file(path: Path, *, as_json: bool, **options: Any) -> None:
     """Evaluate a checkpoint and print what it does."""
-    evaluation = evaluate_checkpoint(path, data=data, data_dir=data_dir, split=split)
+    evaluation = evaluate_checkpoint(path, **options)
     if as_json:
         content = asdict(evaluation)
         content["per_class"] = [

@@ -69,7 +69,7 @@ def run_trial(
     request: Request, variant: Variant, seed: int, data: ImageData, out: Path, on_epoch: Callable[[Any], None]
 ) -> float:
     """Train, write the checkpoint, read it back and score it on the test images. The result is written last."""
-    from saccade.training.fit import Epoch, fit
+    from saccade.training.fit import Epoch, Machine, fit
 
     folder = trial_folder(out, variant.name, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def run_trial(
         write_atomic(folder / METRICS, "".join(json.dumps(entry) + "\n" for entry in epochs))
         on_epoch(epoch)
 
-    fit(model, data, request.settings, seed, record)
+    fit(model, data, request.settings, seed, record, machine=Machine(accelerator="cpu"))
     _save_checkpoint(model, folder / CHECKPOINT)
     score = accuracy(load_trial(request, variant, seed, data, out), data, "test")
     result = {"schema": SCHEMA, "variant": variant.name, "seed": seed, "score": score}

@@ -39,9 +39,6 @@ class AugmentSettings(BaseModel):
     """Label smoothing."""
 
 
-NO_AUGMENT = AugmentSettings(flip=False)
-
-
 class Augment:
     """Augments batches of uint8 images (B, C, H, W) of a set of ``count``."""
 

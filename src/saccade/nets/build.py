@@ -26,3 +26,18 @@ def build_model(name: str, *, in_channels: int, num_classes: int, pretrained: bo
         raise UsageError(f"`model` (={name!r}) takes images of 3 channels; these have {in_channels}")
     settled = {classes: num_classes} | ({channels: in_channels} if channels else {})
     return Host(host.library, host.name, host.options | settled).build(pretrained=pretrained)
+
+
+def pretrained_statistics(name: str, model: nn.Module) -> tuple[list[float], list[float]] | None:
+    """Mean and deviation of each channel, in units of 0..255, by which the images of a host's weights were normalised;
+    None where nothing says it."""
+    host = Host.parse(name)
+    if host.library == "torchvision":
+        from torchvision import models
+
+        given = models.get_model_weights(host.name)["DEFAULT"].transforms()
+        mean, deviation = given.mean, given.std
+    else:
+        config = getattr(model, "pretrained_cfg", None) or {}
+        mean, deviation = config.get("mean"), config.get("std")
+    return ([255 * m for m in mean], [255 * d for d in deviation]) if mean and deviation else None

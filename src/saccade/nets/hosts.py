@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import inspect
 import itertools
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,10 @@ class Host:
         name = self.name if self.library == "file" else f"{self.library}:{self.name}"
         return f"{name}({options})" if options else name
 
+    def fingerprint(self) -> str:
+        """Of the file that a host comes from."""
+        return hashlib.sha256(Path(self.name.rpartition(":")[0]).read_bytes()).hexdigest()[:16]
+
     def build(self, *, pretrained: bool = False) -> nn.Module:
         """The network.
 
@@ -83,10 +88,38 @@ def _torchvision(host: Host, pretrained: bool) -> nn.Module:
     if host.name not in known:
         raise UsageError(f"`model` (={host.name!r}) is no model of torchvision{nearest(host.name, known)}")
     takes = inspect.signature(models.get_model_builder(host.name)).parameters
-    weights: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
-    if "weights_backbone" in takes:
-        weights["weights_backbone"] = None
-    return _called(host, models.get_model, host.name, **weights)
+    backbone = {"weights_backbone": None} if "weights_backbone" in takes else {}
+    if not pretrained:
+        return _called(host, models.get_model, host.name, weights=None, **backbone)
+    # torchvision gives weights only with the classes that they were trained on.
+    classes = host.options.get("num_classes")
+    options = {name: value for name, value in host.options.items() if name != "num_classes"}
+    model = _called(replace(host, options=options), models.get_model, host.name, weights="DEFAULT", **backbone)
+    trained = len(models.get_model_weights(host.name)["DEFAULT"].meta["categories"])
+    return model if classes in (None, trained) else _with_classes(host, model, trained, classes)
+
+
+def _with_classes(host: Host, model: nn.Module, trained: int, classes: int) -> nn.Module:
+    """The network with new layers where it gives one number for each of the ``trained`` classes."""
+    heads = [
+        (path, layer)
+        for path, layer in model.named_modules()
+        if (isinstance(layer, nn.Linear) and layer.out_features == trained)
+        or (isinstance(layer, nn.Conv2d) and layer.out_channels == trained)
+    ]
+    if not heads:
+        raise UsageError(
+            f"`model` (={str(host)!r}): no layer of it gives {trained} classes, so that its head cannot be replaced by "
+            f"one of {classes}; build and train it yourself, or without pretrained weights"
+        )
+    for path, layer in heads:
+        if isinstance(layer, nn.Linear):
+            head = nn.Linear(layer.in_features, classes, layer.bias is not None)
+        else:
+            given = (layer.in_channels, classes, layer.kernel_size, layer.stride, layer.padding)
+            head = nn.Conv2d(*given, bias=layer.bias is not None)  # pyright: ignore[reportArgumentType]
+        model.set_submodule(path, head)
+    return model
 
 
 def _saccade(host: Host, pretrained: bool) -> nn.Module:

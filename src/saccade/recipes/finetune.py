@@ -1,7 +1,7 @@
 """Attention added to a pretrained network and fine-tuned on a folder of images: attention first, then all.
 
 Source: our own. The host starts from the library's weights and computes what it did; for two epochs attention and the
-new head alone learn, then all, the host at a tenth of the rate.
+new head alone learn, then all, the host and the head at a tenth of attention's rate.
 
 Command: ``saccade train finetune --set data=imagefolder:photos --set model=resnet18``; PATH holds ``train/CLASS`` and
 ``val/CLASS``. Expected: depends on the images; compare with ``--set attention=[]``.

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from saccade.errors import DataError
+from saccade.errors import DataError, UsageError
 
+LOG = logging.getLogger("saccade")
 SCHEMA = "saccade.checkpoint/1"
 LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
+MOST_NAMED, MOST_SHOWN = 3, 60  # differences between two runs, characters of each
 COLUMNS: tuple[str, ...] = ("epoch", "step", "lr", "train_loss", "val_accuracy")
 
 
@@ -40,12 +47,47 @@ class Saver(Checkpoint):
 
     def __init__(self, folder: Path, about: dict[str, Any], every: int | None = None) -> None:
         self.folder = folder
+        self.last = folder / LAST
         self.about = about
         self.every = every
         self.best = -1.0
         self.rows: list[dict[str, Any]] = []
         self._interrupted = False
         self._handler: Any = None
+
+    @contextmanager
+    def claimed(self, trainer: Trainer) -> Iterator[Path | None]:
+        """Keep the folder for this run while it lasts; gives the checkpoint to go on from.
+
+        Raises:
+            DataError: a checkpoint that cannot be read.
+            UsageError: a folder that holds another run, or in which another process is training.
+        """
+        self.about = self.about | {"processes": trainer.world_size}
+        lock = FileLock(self.folder / ".lock", blocking=False)
+        try:
+            if trainer.is_global_zero:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+        except Timeout:
+            raise UsageError(f"`out` (={str(self.folder)!r}): another process trains there; choose another") from None
+        with lock if lock.is_locked else nullcontext():
+            if self.last.exists():
+                self._check_same(read_checkpoint(self.last)["saccade"])
+                yield self.last
+            else:
+                yield None
+
+    def _check_same(self, there: dict[str, Any]) -> None:
+        now = {"schema": SCHEMA, **self.about}
+        was, versions = {**there}, there.get("versions")
+        if was.pop("versions", None) != now.pop("versions", None):
+            LOG.warning("%s was written with %s: it may not end as it would have there", self.last, versions)
+        if differs := list(differences(was, json.loads(json.dumps(now)))):
+            raise UsageError(
+                f"`out` (={str(self.folder)!r}) holds another run: {'; '.join(differs[:MOST_NAMED])}; choose another "
+                "folder, or go on with what it was begun with"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "rows": self.rows}
@@ -57,6 +99,8 @@ class Saver(Checkpoint):
         checkpoint["saccade"] = {"schema": SCHEMA, **self.about}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and "recipe" in self.about:
+            write_whole(self.folder / "recipe.json", (json.dumps(self.about["recipe"], indent=2) + "\n").encode())
         # Rows that a killed run wrote after its last checkpoint come again.
         self._write_rows(trainer)
         # Several processes would stop at different steps, and wait for each other.
@@ -87,9 +131,10 @@ class Saver(Checkpoint):
         if better := epoch.val_accuracy > self.best:
             self.best = epoch.val_accuracy
         self._write_rows(trainer)
-        self._save(trainer, pl_module, LAST)
+        # The best first: a run that is killed between the two does the epoch again, and writes it again.
         if better:
             self._save(trainer, pl_module, BEST)
+        self._save(trainer, pl_module, LAST)
         if self._interrupted:
             raise KeyboardInterrupt
 
@@ -110,13 +155,24 @@ class Saver(Checkpoint):
             write_whole(self.folder / METRICS, text.getvalue().encode())
 
 
+def differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
+    """Where two descriptions of a run are not the same, as ``optim.lr is 0.1 there, 0.05 here``."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in dict.fromkeys([*there, *here]):
+            yield from differences(there.get(key), here.get(key), f"{path}.{key}".removeprefix("."))
+    elif there != here:
+        was, now = (text if len(text) < MOST_SHOWN else f"{text[:MOST_SHOWN]}..." for text in map(repr, (there, here)))
+        yield f"{path} is {was} there, {now} here"
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and rename it, so that it is never half there.
 
     Raises:
         DataError: no room, or a folder that cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # One process alone writes to a folder, so that what a killed one left is written over.
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

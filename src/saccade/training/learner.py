@@ -13,14 +13,14 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from saccade._api import host_parameters, plan_of
 from saccade._seeds import derive_seed
 from saccade.data import ImageData, TrainBatches
 from saccade.data.augment import mix_of
-from saccade.errors import TrialError
-from saccade.training.evaluate import count_right
+from saccade.errors import TrialError, UsageError
+from saccade.training.average import Average
+from saccade.training.evaluate import Evaluation, count_right
 from saccade.training.optim import make_factor, make_optimiser
 from saccade.training.settings import TrainSettings
 
@@ -67,11 +67,13 @@ class Learner(LightningModule):
         self.workers = workers
         self.on_epoch = on_epoch
         self.on_batch = on_batch
-        self.average = _average_of(model, settings.ema)
+        self.average = None if settings.ema is None else Average(model, settings.ema)
         self.last: Epoch | None = None
         self._factor: Callable[[int], float] = lambda step: 1.0
         self._losses: list[Tensor] = []
         self._started = time.perf_counter()
+        self.doing = ""  # something else than training
+        self.evaluation: Evaluation | None = None
         self._host = _all_but_classifier(model, len(data.classes)) if settings.attention_first else []
         self._mix = mix_of(settings.augment, len(data.classes))
 
@@ -83,7 +85,7 @@ class Learner(LightningModule):
     @property
     def place(self) -> str:
         """Where the training is, for messages: epoch, batch, step, learning rate."""
-        return self._place_of(len(self._losses))
+        return self.doing or self._place_of(len(self._losses))
 
     def setup(self, stage: str) -> None:
         # Made here, where the process knows which of how many it is.
@@ -98,13 +100,13 @@ class Learner(LightningModule):
     def configure_optimizers(self) -> Any:
         optimiser = make_optimiser(self.model, self.settings.optim)
         # Not the trainer's estimate: to ask for it makes the loader before a checkpoint's state can reach it.
-        steps = self.settings.epochs * math.ceil(len(self.batches) / self.settings.accumulate)
-        self._factor = make_factor(self.settings.schedule, steps)
+        self._factor = make_factor(self.settings.schedule, self.settings.epochs * self._steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
         self._set_modes()  # a run that goes on within an epoch does not begin one
+        self._losses = [loss.to(self.device) for loss in self._losses]  # read from a checkpoint on the CPU
         self._started = time.perf_counter()
 
     def on_train_epoch_start(self) -> None:
@@ -121,7 +123,7 @@ class Learner(LightningModule):
             images, labels = self._mix(images, labels)
         loss = F.cross_entropy(self.model(images), labels, label_smoothing=self.settings.augment.smoothing)
         self._losses.append(loss.detach())
-        return loss
+        return loss * self._weight(number)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._attention_alone:
@@ -133,7 +135,7 @@ class Learner(LightningModule):
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             # Here, before any callback can save: a checkpoint holds the average of its own step.
-            self.average.update_parameters(self.model)
+            self.average.update(self.model)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch_idx + 1) % CHECK_EVERY == 0:
@@ -160,7 +162,7 @@ class Learner(LightningModule):
         Raises:
             TrialError: a loss that was no number, with step and learning rate; the same one in every process.
         """
-        losses = torch.stack(self._losses).float() if self._losses else torch.zeros(0)
+        losses = torch.stack(self._losses).float() if self._losses else torch.zeros(0, device=self.device)
         losses = torch.as_tensor(self.trainer.strategy.reduce(losses, reduce_op="mean"))
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
@@ -188,8 +190,7 @@ class Learner(LightningModule):
 
     def _place_of(self, batch: int) -> str:
         batch = max(0, batch)
-        done = self.current_epoch * len(self.batches) + batch
-        step = done // self.settings.accumulate
+        step = self.current_epoch * self._steps + batch // self.settings.accumulate
         factor = self._factor(step)
         groups = self.trainer.optimizers[0].param_groups if self.trainer.optimizers else []
         rates = ", ".join(dict.fromkeys(f"{group['initial_lr'] * factor:.3g}" for group in groups))
@@ -201,11 +202,23 @@ class Learner(LightningModule):
         if world > 1:
             for buffer in self.evaluated.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        counted = torch.tensor(
-            count_right(self.evaluated, self.data, "val", rank=rank, world=world), device=self.device
-        )
+        self.doing = f"the validation after epoch {self.current_epoch + 1}"
+        with self.trainer.precision_plugin.val_step_context():
+            counted = count_right(self.evaluated, self.data, "val", rank=rank, world=world)
+        self.doing = ""
+        counted = torch.tensor(counted, device=self.device)
         right, images = torch.as_tensor(self.trainer.strategy.reduce(counted, reduce_op="sum")).tolist()
         return right / images
+
+    @property
+    def _steps(self) -> int:
+        """Of the optimiser, in an epoch."""
+        return math.ceil(len(self.batches) / self.settings.accumulate)
+
+    def _weight(self, batch: int) -> float:
+        """Lightning divides by ``accumulate``; the last step of an epoch may have fewer batches than that."""
+        rest = len(self.batches) % self.settings.accumulate
+        return self.settings.accumulate / rest if batch >= len(self.batches) - rest else 1.0
 
     @property
     def _attention_alone(self) -> bool:
@@ -229,14 +242,14 @@ def _seed_step(seed: int, device: torch.device) -> None:
 
 def _all_but_classifier(model: nn.Module, classes: int) -> list[nn.Parameter]:
     """The host's parameters but those of its last layer with as many outputs as there are classes."""
+    host = {id(parameter): parameter for parameter in host_parameters(model)}
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    last = [layer for layer in layers if layer.weight.shape[0] == classes][-1:]
-    new = {id(parameter) for layer in last for parameter in layer.parameters()}
-    return [parameter for parameter in host_parameters(model) if id(parameter) not in new]
-
-
-def _average_of(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    if decay is None:
-        return None
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    return average.requires_grad_(False)
+    layers = [layer for layer in layers if layer.weight.shape[0] == classes and id(layer.weight) in host]
+    if not layers:
+        raise UsageError(
+            f"`attention_first`: {type(model).__name__} has no layer with {classes} outputs, so that its classifier, "
+            "which learns with attention, is not known; set attention_first=0"
+        )
+    for parameter in layers[-1].parameters():
+        del host[id(parameter)]
+    return list(host.values())

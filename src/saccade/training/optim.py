@@ -46,27 +46,15 @@ def parameter_groups(model: nn.Module, settings: OptimSettings) -> list[dict]:
 
 
 def make_factor(settings: ScheduleSettings, steps: int) -> Callable[[int], float]:
-    """The learning rate's factor at each of ``steps`` steps."""
-    if settings.name == "cosine":
-        return warmup_cosine(steps, settings.warmup)
+    """The learning rate's factor at each of ``steps`` steps: a rise over the warm-up's share of them, then half a
+    cosine, or steps down, or nothing more."""
     rise = max(1, round(steps * settings.warmup)) if settings.warmup else 0
-    shares = settings.milestones if settings.name == "step" else ()
 
     def factor(step: int) -> float:
         if step < rise:
             return (step + 1) / rise
-        return settings.gamma ** sum(step >= round(steps * share) for share in shares)
-
-    return factor
-
-
-def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
-    """The learning rate's factor at a step: a rise over the first share ``warmup`` of the steps, then half a cosine."""
-    rise = max(1, round(steps * warmup))
-
-    def factor(step: int) -> float:
-        if step < rise:
-            return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+        if settings.name == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+        return settings.gamma ** sum(step >= round(steps * share) for share in settings.milestones)
 
     return factor

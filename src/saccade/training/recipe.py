@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
@@ -50,7 +50,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         key, equals, text = change.partition("=")
         if not equals:
             raise UsageError(f"`--set` (={change!r}) must be KEY=VALUE, such as optim.lr=0.1")
-        known = list(_keys(recipe.model_dump()))
+        known = list(keys(content))
         if key not in known:
             # Somebody who writes lr means optim.lr, whatever is spelt like it.
             same = next((name for name in known if name.endswith(f".{key}")), key)
@@ -62,6 +62,15 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         for part in path:
             inner = inner[part]
         inner[last] = _value(text)
+    return checked(content)
+
+
+def checked(content: Any) -> Recipe:
+    """A recipe from plain values.
+
+    Raises:
+        UsageError: what does not fit, by its key.
+    """
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
@@ -70,16 +79,17 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         raise UsageError(f"`{key}` (={first['input']!r}): {first['msg']}") from None
 
 
-def _keys(content: dict[str, Any], prefix: str = "") -> Any:
+def keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key of nested settings, such as ``optim`` and ``optim.lr``."""
     for key, value in content.items():
         yield f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{key}.")
+            yield from keys(value, f"{prefix}{key}.")
 
 
 def _value(text: str) -> Any:
     """A Python literal, or else the text as it is; nothing is run."""
     try:
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return {"none": None, "true": True, "false": False}.get(text.lower(), text)

@@ -18,9 +18,11 @@ from saccade._api import augment, plan_of
 from saccade._checks import check_choice, check_int
 from saccade._seeds import derive_seed
 from saccade.data import ImageData, load_data
+from saccade.data.images import SplitName
 from saccade.errors import DataError, UsageError
-from saccade.nets.build import build_model
-from saccade.training.checkpoints import LAST, read_checkpoint, write_whole
+from saccade.nets.build import build_model, pretrained_statistics
+from saccade.nets.hosts import Host
+from saccade.training.checkpoints import read_checkpoint
 from saccade.training.evaluate import Evaluation, evaluate
 from saccade.training.fit import Folder, Machine, fit
 from saccade.training.learner import Epoch
@@ -31,11 +33,10 @@ LOG = logging.getLogger("saccade")
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run. ``leads``: of several processes, this is the one that tells."""
+    """A finished run. Of several processes, only the first has an evaluation."""
 
     out: Path
-    evaluation: Evaluation
-    leads: bool
+    evaluation: Evaluation | None
 
 
 def train(
@@ -74,13 +75,15 @@ def train(
     for note in data.notes:
         LOG.warning(note)
     model = build(recipe, data, sync_batchnorm=machine.sync_batchnorm)
+    statistics = pretrained_statistics(recipe.model, model) if recipe.pretrained else None
+    if statistics is not None and len(statistics[0]) == data.shape[0]:
+        data = data.normalised_by(*statistics)  # what the weights are used to
     about = _about(recipe, data, model)
-    _claim(out, about)
     learner = fit(
         model, data, recipe, recipe.seed, on_epoch,
-        machine=machine, folder=Folder(out, about, save_every), on_batch=on_batch,
+        machine=machine, folder=Folder(out, about, save_every), on_batch=on_batch, test=True,
     )  # fmt: skip
-    return Trained(out, evaluate(learner.evaluated, data, "test"), learner.trainer.is_global_zero)
+    return Trained(out, learner.evaluation)
 
 
 def build(recipe: Recipe, data: ImageData, *, sync_batchnorm: bool = False) -> nn.Module:
@@ -128,15 +131,28 @@ def make_logger(name: str, folder: Path) -> Any:
 
 
 def evaluate_checkpoint(
-    path: Path | str, *, data: str | None = None, data_dir: Path | str | None = None, split: str = "test"
+    path: Path | str,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    data_dir: Path | str | None = None,
+    split: SplitName = "test",
+    device: torch.device | str = "cpu",
 ) -> Evaluation:
     """Evaluate a checkpoint on the data of its recipe, or on others with the same classes.
 
     Images are normalised as in the training.
 
+    Args:
+        path: of the checkpoint.
+        model: needed where the network comes from a function in a file: no checkpoint makes us run one.
+        data, data_dir: as in a recipe, and of :func:`train`.
+        split: train, val or test.
+        device: where to evaluate.
+
     Raises:
         DataError: a checkpoint that cannot be read.
-        UsageError: data with another number of classes or channels.
+        UsageError: data with other classes or channels; a network to which the weights do not belong.
     """
     path = Path(path)
     content = read_checkpoint(path)
@@ -145,16 +161,30 @@ def evaluate_checkpoint(
         recipe = Recipe.model_validate(about["recipe"])
     except ValidationError as error:
         raise DataError(f"{path} holds a recipe that this version does not know: {error}") from None
+    if model is None and Host.parse(recipe.model).library == "file":
+        raise UsageError(
+            f"the network of {path} comes from a file of Python, {recipe.model}, which would be run; if you trust it, "
+            f"name it: model={recipe.model!r}, on the command line --model"
+        )
+    recipe = recipe.model_copy(update={"pretrained": False, "model": model or recipe.model})
     images = load_data(data or recipe.data, recipe.image_size, data_dir)
     if len(images.classes) != len(about["classes"]):
         raise UsageError(
             f"`data` (={images.name!r}) has {len(images.classes)} classes, the checkpoint {len(about['classes'])}; "
             "evaluate it on data with the classes that it was trained on"
         )
-    images = images.normalised_by(*about["statistics"])
-    model = build(recipe.model_copy(update={"pretrained": False}), images)
-    model.load_state_dict(_weights(content["state_dict"]))
-    return evaluate(model.to(memory_format=torch.channels_last), images, split)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    if images.shape[0] != len(about["statistics"][0]):
+        raise UsageError(
+            f"`data` (={images.name!r}) has images of {images.shape[0]} channels, the checkpoint is for "
+            f"{len(about['statistics'][0])}"
+        )
+    network = build(recipe, images)
+    try:
+        network.load_state_dict(_weights(content["state_dict"]))
+    except RuntimeError as error:
+        raise UsageError(f"the weights in {path} are not those of {recipe.model}: {error}") from error
+    network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return evaluate(network, images.normalised_by(*about["statistics"]), split)
 
 
 def _weights(state: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +194,10 @@ def _weights(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _about(recipe: Recipe, data: ImageData, model: nn.Module) -> dict[str, Any]:
+    host = Host.parse(recipe.model)
+    file = {"file": host.fingerprint()} if host.library == "file" else {}
     return {
+        **file,
         "recipe": recipe.model_dump(mode="json"),
         "classes": list(data.classes),
         "statistics": [part.tolist() for part in data.statistics],
@@ -182,16 +215,3 @@ def _check_writable(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise DataError(f"`out` (={str(out)!r}) cannot be written: {error}; choose another folder") from error
-
-
-def _claim(out: Path, about: dict[str, Any]) -> None:
-    """The folder for this run, which must hold no other."""
-    if (out / LAST).exists():
-        there = read_checkpoint(out / LAST)["saccade"]
-        differs = [key for key in about if json.dumps(there.get(key)) != json.dumps(about[key])]
-        if differs:
-            raise UsageError(
-                f"`out` (={str(out)!r}) holds a run with another {' and '.join(differs)}; choose another folder, or "
-                "remove it"
-            )
-    write_whole(out / "recipe.json", (json.dumps(about["recipe"], indent=2) + "\n").encode())

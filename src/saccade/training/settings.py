@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from saccade.data.augment import AugmentSettings
 
@@ -38,6 +38,12 @@ class ScheduleSettings(BaseModel):
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Of ``step``: the shares of all steps at which the rate is multiplied by ``gamma``."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _steps_go_with_milestones(self) -> ScheduleSettings:
+        if (self.name == "step") != bool(self.milestones):
+            raise ValueError("schedule.name='step' and schedule.milestones, such as (0.5, 0.75), go together")
+        return self
 
 
 class TrainSettings(BaseModel):
