@@ -1,6 +1,7 @@
 """Runs that are killed: 20 of ``saccade train`` and 20 of ``saccade compare``, at random moments, by SIGKILL.
 
-``uv run python benchmarks/kill_test.py`` writes benchmarks/results/kill_test.json. Each run is killed once, goes on
+``uv run python benchmarks/kill_test.py`` writes benchmarks/results/kill_test.json (``--only compare`` keeps what is
+there of the other). Each run is killed once, goes on
 with the same command, and must end as one that never was: checkpoints and metrics of a training bit for bit, scores and
 differences of a comparison. Of a comparison, in turns the whole or one of its workers is killed.
 """
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import write_result
+from common import RESULTS, write_result
 from torch import Tensor
 
+NAME = "kill_test"
 CLI = [sys.executable, "-m", "saccade.cli"]
 TRAIN = [
     "train", "sample-resnet8", "--logger", "none", "--save-every", "20", "--accelerator", "cpu",
@@ -36,21 +38,19 @@ def main() -> None:
     """Kill, go on, compare, and write what differed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--only", choices=COMMANDS)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        train = [*(measure("train", TRAIN, train_result, root, asked.runs))]
-        compare = [*(measure("compare", COMPARE, compare_result, root, asked.runs))]
-    path = write_result(
-        "kill_test", ("saccade", "torch", "lightning"),
-        train=told(TRAIN, train), compare=told(COMPARE, compare),
-    )  # fmt: skip
-    print(path.read_text(encoding="utf-8"))
-
-
-def told(words: list[str], runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """A command and how many of its runs ended the same."""
-    return {"command": " ".join(["saccade", *words]), "same": sum(run["same"] for run in runs), "runs": runs}
+    file = RESULTS / f"{NAME}.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    found = {name: found[name] for name in COMMANDS if name in found}
+    for name in [asked.only] if asked.only else COMMANDS:
+        words, result = COMMANDS[name]
+        with tempfile.TemporaryDirectory() as scratch:
+            runs = list(measure(name, words, result, Path(scratch), asked.runs))
+        same = sum(run["same"] for run in runs)
+        found[name] = {"command": " ".join(["saccade", *words]), "same": same, "runs": runs}
+        path = write_result(NAME, ("saccade", "torch", "lightning"), **found)
+        print(path.read_text(encoding="utf-8"))
 
 
 def measure(name: str, words: list[str], result: Any, root: Path, runs: int) -> Any:
@@ -94,6 +94,9 @@ def compare_result(out: Path) -> Any:
     """Scores and differences of a comparison."""
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     return [(each["name"], each["scores"], each["difference"], each["verdict"]) for each in results["variants"]]
+
+
+COMMANDS: dict[str, tuple[list[str], Any]] = {"train": (TRAIN, train_result), "compare": (COMPARE, compare_result)}
 
 
 def equal(first: Any, second: Any) -> bool:

@@ -1,17 +1,23 @@
 """What users ask for is checked before anything is trained."""
 
+import json
 import shlex
+from typing import Any
 
 import pytest
 from torch import nn
+from typer.main import get_command
 
 from saccade._specs import parse_spec, parse_specs
+from saccade.cli.commands import app
+from saccade.cli.compare import read_config, read_seeds
 from saccade.comparison.request import Request, make_request
 from saccade.errors import UsageError
+from saccade.surgery import Plan
 
 
-def ask(**changes: object) -> Request:
-    asked = {
+def ask(**changes: Any) -> Request:
+    asked: dict[str, Any] = {
         "model": "saccade:cifar_resnet(depth=8)",
         "data": "sample",
         "attention": "none,se",
@@ -76,12 +82,28 @@ def test_seeds_are_a_count_or_a_list(seeds, listed):
         ({"start": "zero"}, "`start` .='zero'. must be one of 'paper', 'identity'"),
         ({"epochs": 0}, "`epochs` .=0.: Input should be greater than or equal to 1"),
         ({"lr": -1.0}, "`lr` .=-1.0.: Input should be greater than 0"),
+        ({"lr": 0.0}, "`lr` .=0.0.: Input should be greater than 0"),
+        ({"control": "shorter"}, "`control` .='shorter'. must be one of 'longer', 'wider'"),
+        ({"control": "longer,longer"}, "names the same control twice"),
+        ({"control": "wider", "pretrained": True}, "a wider host has no pretrained weights"),
+        ({"tune": -1}, "`tune` .=-1. must be an integer of at least 0"),
+        ({"attention": [{"attention": "se", "place": "x"}]}, "there is no 'place'"),
+        ({"attention": [{"options": {}}]}, "each must be text such as 'se', or have attention= or plan="),
+        ({"attention": "plan"}, r"a plan's file is given as plan\(file='plan.json'\)"),
         ({"image_size": 2}, "`image_size` .=2.: Input should be greater than or equal to 8"),
     ],
 )
 def test_mistakes_are_named(changes, message):
     with pytest.raises(UsageError, match=message):
         ask(**changes)
+
+
+PLAN_FILE = {
+    "schema": "saccade.plan/1",
+    "edits": [
+        {"site": "layer1.0.bn2", "mode": "after", "attention": "se", "options": {"reduction": 4}, "start": "paper"}
+    ],
+}
 
 
 @pytest.mark.parametrize(
@@ -91,19 +113,50 @@ def test_mistakes_are_named(changes, message):
         {"seeds": [7]},
         {"at": "layer3.*.bn2", "attention": "none,gam(channel_gate='sigmoid')", "margin": 0.25},
         {"at": ["layer1.0.bn2", "layer2.0.bn2"], "start": "identity", "data": "imagefolder:a b/c"},
+        {"pretrained": True, "model": "timm:resnet18", "control": "longer", "tune": 3},
+        {"control": ["longer", "wider"]},
+        {"attention": ["none", {"attention": "se", "at": "layer3.*", "start": "identity", "name": "late se"}, "se"]},
+        {"attention": ["se", {"plan": PLAN_FILE, "name": "mine"}]},
     ],
+    ids=str,
 )
-def test_the_printed_command_asks_for_the_same(changes):
+def test_the_printed_command_asks_for_the_same(changes, tmp_path):
     request = ask(**changes)
-    words = shlex.split(request.command)
-    given = {
-        name.removeprefix("--").replace("-", "_"): value for name, value in zip(words[2::2], words[3::2], strict=True)
-    }
-    seeds = [int(part) for part in given.pop("seeds").split(",") if part]
-    numbers = {name: float(given.pop(name)) for name in ("margin", "lr", "weight_decay")}
-    counts = {name: int(given.pop(name)) for name in ("epochs", "batch_size", "image_size")}
+    (tmp_path / "request.json").write_text(json.dumps(request.words))
+    words = shlex.split(request.command(tmp_path))
     assert words[:2] == ["saccade", "compare"]
-    assert ask(**(given | numbers | counts | {"seeds": seeds})) == request
+    context = get_command(app).commands["compare"].make_context("compare", words[2:])  # pyright: ignore[reportAttributeAccessIssue]
+    asked = {**context.params, "seeds": read_seeds(context.params["seeds"])}
+    assert asked.pop("out") == tmp_path
+    if (config := asked.pop("config")) is not None:
+        asked |= read_config(config)
+    asked.pop("jobs")
+    assert make_request(**asked) == request
+
+
+@pytest.mark.parametrize(("pretrained", "expected"), [(False, ("paper", 32, 0.1)), (True, ("identity", 224, 0.01))])
+def test_a_pretrained_host_has_other_defaults(pretrained, expected):
+    request = ask(pretrained=pretrained, start=None, image_size=None, lr=None)
+    assert (request.variants[1].start, request.image_size, request.settings.optim.lr) == expected
+
+
+def test_a_plan_in_a_file_is_a_variant(tmp_path):
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(PLAN_FILE))
+    request = ask(attention=f"none,plan(file={str(file)!r})")
+    file.unlink()
+    assert [edit.site for edit in Plan.from_json(request.variants[1].plan or "").edits] == ["layer1.0.bn2"]
+    with pytest.raises(UsageError, match=r"`plan` \(=.*\) cannot be read"):
+        ask(attention=f"none,plan(file={str(file)!r})")
+
+
+def test_variants_may_have_places_of_their_own_and_one_mechanism_come_twice():
+    request = ask(
+        attention=["gam", {"attention": "gam", "options": {"reduction": 8}, "at": "layer3.*", "name": "deep"}]
+    )
+    assert [(variant.name, variant.options, variant.at) for variant in request.variants] == [
+        ("none", {}, None), ("gam", {}, None), ("deep", {"reduction": 8}, ["layer3.*"]),
+    ]  # fmt: skip
 
 
 def test_spaces_between_places_are_not_part_of_them():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from click.core import ParameterSource
 
 from saccade._checks import check_choice
 from saccade.errors import UsageError
@@ -76,21 +77,35 @@ def sites(
 
 @app.command()
 def compare(
-    model: Annotated[str, typer.Option(help="The host, saccade:NAME(option=value).")] = "saccade:cifar_resnet"
-    "(depth=8, stem_stride=2)",
-    data: Annotated[str, typer.Option(help="sample, or imagefolder:PATH.")] = "sample",
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML or JSON file with these options; those given here as well win.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="The host: a timm name, torchvision:NAME, saccade:NAME, file.py:function.")
+    ] = "saccade:cifar_resnet(depth=8, stem_stride=2)",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="From the library's weights.")] = False,
+    data: Annotated[str, typer.Option(help="sample, cifar10, cifar100, or imagefolder:PATH.")] = "sample",
     attention: Annotated[
         str, typer.Option(help="Variants, such as none,se,gam(reduction=8).")
     ] = "none,se,sem,gam,aaconv",
     at: Annotated[str | None, typer.Option(help="Where: residual, block, ..., paths or globs, with commas.")] = None,
-    start: Annotated[str, typer.Option(help="paper or identity.")] = "paper",
+    start: Annotated[
+        str | None, typer.Option(help="paper or identity; by default identity for a pretrained host.")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="How many, such as 3, or which, such as 0,1,2.")] = "5",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 64,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.1,
+    lr: Annotated[
+        float | None, typer.Option(help="Highest learning rate; by default 0.1, or 0.01 for a pretrained host.")
+    ] = None,
     weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = 5e-4,
-    image_size: Annotated[int, typer.Option(help="Side to which images of a folder are brought.")] = 32,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side to which images of a folder are brought; by default 32, or 224 pretrained.")
+    ] = None,
     margin: Annotated[float, typer.Option(help="The smallest difference that matters, in points.")] = 0.5,
+    control: Annotated[str, typer.Option(help="longer, wider: the baseline given the dearest variant's compute.")] = "",
+    tune: Annotated[int, typer.Option(help="Learning rates and weight decays tried for each variant beforehand.")] = 0,
     jobs: Annotated[
         int | None, typer.Option(help="Processes of one thread each; default and at most the cores.")
     ] = None,
@@ -102,36 +117,11 @@ def compare(
 
     Without options: embedded real images, a small network, five variants, five seeds, some minutes on two cores.
     """
-    import saccade
-    from saccade.cli.progress import make_progress
-    from saccade.cli.tables import print_comparison
+    from saccade.cli.compare import run_comparison
 
-    progress = make_progress()
-    try:
-        with progress:
-            comparison = saccade.compare(
-                model,
-                data,
-                attention=attention,
-                at=at,
-                start=start,
-                seeds=_seeds(seeds),
-                epochs=epochs,
-                batch_size=batch_size,
-                lr=lr,
-                weight_decay=weight_decay,
-                image_size=image_size,
-                margin=margin,
-                jobs=jobs,
-                out=out,
-                on_setting=progress.on_setting,
-                on_event=progress.on_event,
-            )
-    except KeyboardInterrupt:
-        print(f"\nstopped; {progress.saved}", file=sys.stderr)
-        raise typer.Exit(130) from None
-    print_comparison(comparison.results, comparison.report)
-    raise typer.Exit(1 if comparison.results.failed else 0)
+    given = {name: value for name, value in context.params.items() if name != "config"}
+    typed = {name for name in given if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    raise typer.Exit(run_comparison(given, typed, config))
 
 
 @app.command()
@@ -226,13 +216,3 @@ def report(
         print_comparison(results, folder / "report.html")
     else:
         print(write_report(folder))
-
-
-def _seeds(text: str) -> int | list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",") if part]
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is neither a count nor numbers separated by commas", param_hint="--seeds"
-        ) from None
-    return numbers if "," in text or not numbers else numbers[0]

@@ -17,8 +17,9 @@ from saccade.report.numbers import plural
 
 if TYPE_CHECKING:
     from saccade.comparison.pool import Event
-    from saccade.comparison.request import Request
+    from saccade.comparison.record import Record
     from saccade.comparison.run import Setting
+    from saccade.comparison.trial import Trial
 
 
 def make_progress() -> PlainProgress:
@@ -34,10 +35,10 @@ class PlainProgress:
         self.console = console
         self.saved = "no trial was begun. Run the same command to go on"
         self.total = 0
-        self.scores: dict[tuple[str, int], float] = {}
-        self.failures: dict[tuple[str, int], str] = {}
+        self.scores: dict[Trial, float] = {}
+        self.failures: dict[Trial, str] = {}
         self._command = ""
-        self._cost: dict[str, float] = {}
+        self._cost: dict[Trial, float] = {}
         self._spent = 0.0
         self._to_spend = 0.0
         self._began = 0.0
@@ -52,31 +53,43 @@ class PlainProgress:
         pass
 
     def on_setting(self, setting: Setting) -> None:
-        asked = setting.record.asked
-        self.total = len(asked.variants) * len(asked.seeds)
+        record, asked = setting.record, setting.record.asked
+        self.total = len(setting.trials)
         self.scores = dict(setting.done)
         self._command = setting.command
-        self._cost = {name: cost.train_step_ms for name, cost in setting.record.costs.items()}
-        waiting = [(v.name, s) for v in asked.variants for s in asked.seeds if (v.name, s) not in setting.done]
-        self._to_spend = sum(self._cost[name] for name, _ in waiting)
+        for trial in setting.trials:
+            epochs = record.settings(asked.variant(trial.variant)).epochs
+            self._cost[trial] = record.costs[trial.variant].train_step_ms * epochs
+        self._to_spend = sum(self._cost[trial] for trial in setting.trials if trial not in setting.done)
         self._began = time.monotonic()
         self._note_saved()
         for note in setting.notes:
             self._say(f"note: {note}")
+        for name, control in record.controls.items():
+            host = f", {control.model}" if control.model != asked.model else ""
+            self._say(
+                f"control {name}: {plural(control.epochs, 'epoch')}{host}, for {control.ratio:.2f} times the "
+                f"baseline's compute, as {control.dearest} takes"
+            )
         done = f", {len(self.scores)} of them done before" if self.scores else ""
+        controls = f" and {plural(len(asked.controls), 'control')}" if asked.controls else ""
+        tuning = (
+            f" and {len(asked.variants)} x {plural(asked.tune, 'try').replace('trys', 'tries')}" if asked.tune else ""
+        )
         self._say(
-            f"{asked.model} on {asked.data}: {len(asked.variants)} variants x {plural(len(asked.seeds), 'seed')} = "
-            f"{self.total} trials{done}, {plural(asked.settings.epochs, 'epoch')} each, {setting.jobs} at a time"
+            f"{asked.model} on {asked.data}: {len(asked.variants)} variants{controls} x "
+            f"{plural(len(asked.seeds), 'seed')}{tuning} = {self.total} trials{done}, "
+            f"{plural(asked.settings.epochs, 'epoch')} each, {setting.jobs} at a time"
         )
 
     def on_event(self, event: Event) -> None:
-        trial = (event.variant, event.seed)
+        trial = event.trial
         if event.kind == "finished":
             self.scores[trial] = event.detail["score"]
-            self._spent += self._cost[event.variant]
+            self._spent += self._cost[trial]
         elif event.kind == "failed":
             self.failures[trial] = event.detail["reason"]
-            self._spent += self._cost[event.variant]
+            self._spent += self._cost[trial]
         self._note_saved()
         self._show(event)
 
@@ -85,9 +98,12 @@ class PlainProgress:
 
     def _show(self, event: Event) -> None:
         ended = len(self.scores) + len(self.failures)
-        head = f"[{ended}/{self.total}] {event.variant}, seed {event.seed}: "
+        tried = event.trial.candidate is not None
+        what = f"tuning, try {event.trial.candidate}" if tried else f"seed {event.trial.seed}"
+        head = f"[{ended}/{self.total}] {event.trial.variant}, {what}: "
         if event.kind == "finished":
-            self._say(f"{head}{100 * event.detail['score']:.2f} % on test{self._time_left()}")
+            images = "validation" if tried else "test"
+            self._say(f"{head}{100 * event.detail['score']:.2f} % on {images}{self._time_left()}")
         elif event.kind == "failed":
             self._say(f"{head}failed: {event.detail['reason']}")
 
@@ -107,8 +123,8 @@ class LiveProgress(PlainProgress):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self.running: dict[tuple[str, int], Event] = {}
-        self.asked: Request | None = None
+        self.running: dict[Trial, Event] = {}
+        self.record: Record | None = None
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -130,45 +146,53 @@ class LiveProgress(PlainProgress):
 
     def on_setting(self, setting: Setting) -> None:
         super().on_setting(setting)
-        self.asked = setting.record.asked
+        self.record = setting.record
         self.bar.update(self.task, total=self._to_spend)
         self.bar.start_task(self.task)
         self.live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4)
         self.live.start()
 
     def _show(self, event: Event) -> None:
-        trial = (event.variant, event.seed)
+        trial = event.trial
         if event.kind in ("started", "epoch"):
             self.running[trial] = event
         else:
             self.running.pop(trial, None)
-        begun = sum(self._cost[running.variant] * self._share(running) for running in self.running.values())
+        begun = sum(self._cost[trial] * self._share(running) for trial, running in self.running.items())
         self.bar.update(self.task, completed=self._spent + begun)
 
     def _share(self, running: Event) -> float:
         """How much of a running trial is done."""
-        assert self.asked is not None
-        return running.detail.get("epoch", 0) / self.asked.settings.epochs
+        return running.detail.get("epoch", 0) / self._epochs(running.trial)
+
+    def _epochs(self, trial: Trial) -> int:
+        assert self.record is not None
+        return self.record.settings(self.record.asked.variant(trial.variant)).epochs
 
     def _render(self) -> Group:
         table = Table("variant", "seeds", "accuracy so far", "now", box=None, pad_edge=False)
-        assert self.asked is not None
-        for variant in self.asked.variants:
+        from saccade.comparison.trial import Trial
+
+        assert self.record is not None
+        for variant in self.record.asked.trained:
             name = variant.name
-            marks = "".join(self._mark((name, seed)) for seed in self.asked.seeds)
-            scores = [score for (other, _), score in self.scores.items() if other == name]
-            now = "; ".join(self._now(event) for event in self.running.values() if event.variant == name)
+            marks = "".join(self._mark(Trial(name, seed)) for seed in self.record.asked.seeds)
+            scores = [
+                score for trial, score in self.scores.items() if trial.variant == name and trial.candidate is None
+            ]
+            now = "; ".join(self._now(event) for event in self.running.values() if event.trial.variant == name)
             table.add_row(Text(name), marks, f"{100 * fmean(scores):.2f} %" if scores else "", now)
         return Group(table, self.bar)
 
     def _now(self, running: Event) -> str:
-        assert self.asked is not None
+        trial = running.trial
+        what = f"seed {trial.seed}" if trial.candidate is None else f"tuning {trial.candidate}"
         if running.kind == "started":
-            return f"seed {running.seed}: starts"
+            return f"{what}: starts"
         epoch, loss = running.detail["epoch"], running.detail["train_loss"]
-        return f"seed {running.seed}: epoch {epoch}/{self.asked.settings.epochs}, loss {loss:.3f}"
+        return f"{what}: epoch {epoch}/{self._epochs(trial)}, loss {loss:.3f}"
 
-    def _mark(self, trial: tuple[str, int]) -> str:
+    def _mark(self, trial: Trial) -> str:
         if trial in self.scores:
             return "●"
         if trial in self.failures:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
 from saccade._api import plan_of
 from saccade.comparison.record import VariantCost
-from saccade.comparison.request import Request
+from saccade.comparison.request import Request, Variant
 from saccade.comparison.trial import build_variant, places
 from saccade.data import ImageData
 from saccade.profiling.cost import forward, train_step
@@ -14,13 +16,16 @@ from saccade.profiling.macs import count_macs
 from saccade.profiling.timing import median_ms, threads
 
 
-def measure_costs(request: Request, data: ImageData) -> dict[str, VariantCost]:
+def measure_costs(
+    request: Request, data: ImageData, variants: Sequence[Variant], hosts: Mapping[str, str] | None = None
+) -> dict[str, VariantCost]:
     """Build every variant once, which also finds what cannot work, and measure all in turns with one thread.
 
-    Latency is of one image, the training step of one batch.
+    Latency is of one image, the training step of one batch. ``hosts`` are those of variants with another than the
+    request's.
     """
-    seed = request.seeds[0]
-    models = {variant.name: build_variant(request, variant, data, seed) for variant in request.variants}
+    seed, hosts = request.seeds[0], hosts or {}
+    models = {each.name: build_variant(request, each, data, seed, hosts.get(each.name)) for each in variants}
     image = torch.zeros(1, *data.shape)
     batch = torch.randn(min(request.settings.batch_size, len(data.train)), *data.shape)
     batch = batch.contiguous(memory_format=torch.channels_last)
@@ -39,5 +44,5 @@ def measure_costs(request: Request, data: ImageData) -> dict[str, VariantCost]:
             latency_ms=latency[variant.name],
             train_step_ms=step[variant.name],
         )
-        for variant in request.variants
+        for variant in variants
     }

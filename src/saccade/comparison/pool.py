@@ -11,10 +11,12 @@ import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Literal
+
+from saccade.comparison.trial import Trial
 
 Kind = Literal["started", "epoch", "finished", "failed"]
 
@@ -24,26 +26,25 @@ class Event:
     """What happened to a trial. ``detail`` holds an epoch's numbers, a score, or the reason of a failure."""
 
     kind: Kind
-    variant: str
-    seed: int
+    trial: Trial
     detail: dict[str, Any] = field(default_factory=dict)
 
 
-Waiting = queue.SimpleQueue[tuple[str, int] | None]
+Waiting = queue.SimpleQueue[Trial | None]
 Events = queue.SimpleQueue[Event | BaseException | None]
 
 
-def run_trials(tasks: Sequence[tuple[str, int]], out: Path, data_file: Path, jobs: int) -> Generator[Event, None, None]:
-    """Run ``tasks``, (variant, seed), in ``jobs`` processes of one thread each, and yield events as they come.
+def run_trials(trials: Sequence[Trial], out: Path, data_file: Path, jobs: int) -> Generator[Event, None, None]:
+    """Run ``trials`` in ``jobs`` processes of one thread each, and yield events as they come.
 
     A process that dies fails its trial, and another one takes its place. Leaving the iteration early, by an
     interruption say, ends the processes.
     """
     waiting: Waiting = queue.SimpleQueue()
     events: Events = queue.SimpleQueue()
-    workers = [_Worker(out, data_file) for _ in range(min(jobs, len(tasks)))]
-    for task in tasks:
-        waiting.put(task)
+    workers = [_Worker(out, data_file) for _ in range(min(jobs, len(trials)))]
+    for trial in trials:
+        waiting.put(trial)
     try:
         for worker in workers:
             waiting.put(None)
@@ -94,31 +95,31 @@ class _Worker:
 
     def _serve(self, waiting: Waiting, events: Events) -> None:
         try:
-            while (task := waiting.get()) is not None and not self.ending.is_set():
-                for event in self._run(*task):
+            while (trial := waiting.get()) is not None and not self.ending.is_set():
+                for event in self._run(trial):
                     events.put(event)
         except BaseException as error:  # noqa: BLE001 # carried to the thread that reads the events
             events.put(error)
         events.put(None)
 
-    def _run(self, variant: str, seed: int) -> Iterator[Event]:
-        yield Event("started", variant, seed)
+    def _run(self, trial: Trial) -> Iterator[Event]:
+        yield Event("started", trial)
         process = self._process()
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps({"variant": variant, "seed": seed}) + "\n")
+            process.stdin.write(json.dumps(asdict(trial)) + "\n")
             process.stdin.flush()
         except BrokenPipeError:
-            yield self._died(variant, seed)
+            yield self._died(trial)
             return
         for line in process.stdout:
             detail = json.loads(line)
             kind = detail.pop("event")
-            yield Event(kind, variant, seed, detail)
+            yield Event(kind, trial, detail)
             if kind != "epoch":
                 return
-        yield self._died(variant, seed)
+        yield self._died(trial)
 
     def _process(self) -> subprocess.Popen[str]:
         if self.process is None:
@@ -137,7 +138,7 @@ class _Worker:
                 self.process.kill()
         return self.process
 
-    def _died(self, variant: str, seed: int) -> Event:
+    def _died(self, trial: Trial) -> Event:
         status = self._close()
         self.log.seek(0)
         last = (self.log.read().strip().splitlines() or [""])[-1]
@@ -149,7 +150,7 @@ class _Worker:
             how = f"was ended by signal {-status}, {signal.strsignal(-status)}{hint}"
         else:
             how = f"ended with status {status}" + (f": {last}" if last else "")
-        return Event("failed", variant, seed, {"reason": f"its process {how}"})
+        return Event("failed", trial, {"reason": f"its process {how}"})
 
     def _close(self) -> int:
         """Wait for the process, which has ended or ends when its input does."""

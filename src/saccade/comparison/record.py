@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from saccade.comparison.request import Request
+from saccade.comparison.request import FILE as REQUEST
+from saccade.comparison.request import Request, Variant
 from saccade.errors import DataError, UsageError
 from saccade.report.results import Finite, write_atomic
+from saccade.training import TrainSettings
 
-FILE = "comparison.json"
+FILE, LOCK = "comparison.json", ".lock"
+UNFINISHED = {LOCK, REQUEST, f"{REQUEST}.tmp", f"{FILE}.tmp"}  # all that a comparison has that was killed as it began
 
 
 class VariantCost(BaseModel):
@@ -30,6 +37,28 @@ class VariantCost(BaseModel):
     train_step_ms: Finite
 
 
+class ControlSetting(BaseModel):
+    """What a control is, settled before the first trial: the host and the epochs that match the dearest variant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    epochs: int
+    dearest: str
+    ratio: Finite
+    """The dearest variant's training step over the baseline's."""
+
+
+class Tuned(BaseModel):
+    """The learning rate and weight decay that a variant's tuning chose, on the validation images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lr: Finite
+    weight_decay: Finite
+    val_accuracy: Finite
+
+
 class Record(BaseModel):
     """The contents of ``comparison.json``."""
 
@@ -41,6 +70,27 @@ class Record(BaseModel):
     environment: dict[str, str]
     threads_per_trial: int
     costs: dict[str, VariantCost]
+    controls: dict[str, ControlSetting] = {}
+    tuned: dict[str, Tuned] = {}
+    """By variant, once all have been tuned."""
+
+    def model(self, variant: Variant) -> str:
+        """The host of a variant or control."""
+        return self.controls[variant.name].model if variant.control else self.asked.model
+
+    def settings(self, variant: Variant) -> TrainSettings:
+        """How a variant or control is trained: as all are, but for a control's epochs and what was tuned."""
+        settings = self.asked.settings
+        if variant.control:
+            settings = settings.model_copy(update={"epochs": self.controls[variant.name].epochs})
+        tuned = self.tuned.get(self.asked.variants[0].name if variant.control else variant.name)
+        return settings if tuned is None else with_optim(settings, tuned.lr, tuned.weight_decay)
+
+
+def with_optim(settings: TrainSettings, lr: float, weight_decay: float) -> TrainSettings:
+    """The same training with another learning rate and weight decay."""
+    optim = settings.optim.model_copy(update={"lr": lr, "weight_decay": weight_decay})
+    return settings.model_copy(update={"optim": optim})
 
 
 def environment() -> dict[str, str]:
@@ -75,9 +125,38 @@ def write_record(record: Record, out: Path) -> None:
     """Make the folder of a comparison."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        write_atomic(out / REQUEST, json.dumps(record.asked.words, indent=2) + "\n")
         write_atomic(out / FILE, record.model_dump_json(indent=2, by_alias=True) + "\n")
     except OSError as error:
         raise UsageError(f"`out` (={str(out)!r}) cannot be written: {error}; name another folder with --out") from None
+
+
+@contextmanager
+def alone(out: Path, asked: Request) -> Iterator[None]:
+    """Keep a folder for one comparison while it lasts.
+
+    Raises:
+        UsageError: another process works on it.
+    """
+    find_record(out, asked)  # nothing is left in a folder that is not ours
+    lock = FileLock(out / LOCK, blocking=False)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"`out` (={str(out)!r}): another process is at work on this comparison; wait for it, or name a new folder "
+            "with --out"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"`out` (={str(out)!r}) cannot be written: {error}; name another folder with --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        if [path.name for path in out.iterdir()] == [LOCK]:  # a mistake was found before anything was begun
+            (out / LOCK).unlink()
+            out.rmdir()
 
 
 def read_record(out: Path) -> Record:
@@ -97,7 +176,7 @@ def find_record(out: Path, asked: Request) -> Record | None:
     Raises:
         UsageError: the folder holds another comparison, or other files.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and not any(path.name not in UNFINISHED for path in out.iterdir())):
         return None
     if not (out / FILE).is_file():
         raise UsageError(f"`out` (={str(out)!r}) exists and holds no comparison; name a new folder with --out")
@@ -108,7 +187,7 @@ def find_record(out: Path, asked: Request) -> Record | None:
         changed = ", ".join(name for name in now if was[name] != now[name])
         raise UsageError(
             f"`out` (={str(out)!r}) holds another comparison: it differs in {changed}; name a new folder with --out. "
-            f"It was made by: {record.asked.command}"
+            f"It was made by: {record.asked.command(out)}"
         )
     return record
 

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from saccade._checks import check_choice, check_number
+from saccade._checks import check_bool, check_choice, check_int, check_number, nearest
 from saccade._specs import Spec, parse_specs
 from saccade.errors import UsageError
+from saccade.surgery import Plan
 from saccade.training import OptimSettings, TrainSettings
 
-BASELINE = "none"
+BASELINE, PLAN = "none", "plan"
 DEFAULT_MODEL = "saccade:cifar_resnet(depth=8, stem_stride=2)"
 DEFAULT_ATTENTION = "none,se,sem,gam,aaconv"
+CONTROLS = ("longer", "wider")
+FILE = "request.json"
 
 
 class Variant(BaseModel):
-    """One attention with its options and its place; the baseline has none."""
+    """One attention with its options and its place; the baseline has none, nor has a control."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    attention: str | None
-    options: dict[str, Any]
-    at: list[str] | None
+    attention: str | None = None
+    options: dict[str, Any] = {}
+    at: list[str] | None = None
     """Paths or globs; None where the host's default places are meant."""
-    start: Literal["paper", "identity"]
+    start: Literal["paper", "identity"] | None = None
+    plan: str | None = None
+    """The content of a plan's file, which says all of it."""
+    control: Literal["longer", "wider"] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a host alone."""
+        return self.attention is None and self.plan is None
 
 
 class Request(BaseModel):
@@ -37,51 +50,92 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
+    pretrained: bool = False
     data: str
     image_size: Annotated[int, Field(ge=8)]
     variants: list[Variant]
+    controls: list[Variant] = []
     seeds: list[int]
     margin: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    tune: Annotated[int, Field(ge=0)] = 0
+    """Trials of learning rate and weight decay for each variant, before the comparison."""
     settings: TrainSettings
 
-    def variant(self, name: str) -> Variant:
-        return next(variant for variant in self.variants if variant.name == name)
+    @property
+    def trained(self) -> list[Variant]:
+        """Variants and controls."""
+        return [*self.variants, *self.controls]
 
     @property
-    def command(self) -> str:
-        """The command that makes this comparison, to be followed by ``--out FOLDER``."""
-        places = self.variants[-1].at
-        words = {
+    def tuning_seed(self) -> int:
+        """Of the trials of tuning: none of the comparison's, so that no score is one that chose."""
+        return max(self.seeds) + 1
+
+    def variant(self, name: str) -> Variant:
+        return next(variant for variant in self.trained if variant.name == name)
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """The arguments that ask for this comparison, but for the folder; a variant as text where text can say it."""
+        optim = self.settings.optim
+        return {
             "model": self.model,
+            **({"pretrained": True} if self.pretrained else {}),
             "data": self.data,
-            "attention": ",".join(variant.name for variant in self.variants),
-            **({"at": ",".join(places)} if places else {}),
-            "start": self.variants[-1].start,
-            "seeds": ",".join(map(str, self.seeds)) if len(self.seeds) > 1 else f"{self.seeds[0]},",
+            "attention": [_words(variant) for variant in self.variants],
+            **({"control": [control.name for control in self.controls]} if self.controls else {}),
+            "seeds": self.seeds,
             "epochs": self.settings.epochs,
-            "batch-size": self.settings.batch_size,
-            "lr": self.settings.optim.lr,
-            "weight-decay": self.settings.optim.weight_decay,
-            "image-size": self.image_size,
+            "batch_size": self.settings.batch_size,
+            "lr": optim.lr,
+            "weight_decay": optim.weight_decay,
+            **({"tune": self.tune} if self.tune else {}),
+            "image_size": self.image_size,
             "margin": self.margin,
         }
-        return "saccade compare " + " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in words.items())
+
+    def command(self, folder: Path) -> str:
+        """The command that makes this comparison in a folder, or goes on with it."""
+        given, words = self.words, ["saccade", "compare"]
+        variants = self.variants[1:]
+        same = all((v.at, v.start, v.plan) == (variants[0].at, variants[0].start, None) for v in variants)
+        if not same or any(v.name != str(Spec(v.attention or "", v.options)) for v in variants):
+            return shlex.join([*words, "--config", str(folder / FILE), "--out", str(folder)])
+        given["attention"] = ",".join(variant.name for variant in self.variants)
+        given |= {"at": ",".join(variants[0].at)} if variants[0].at else {}
+        given["start"] = variants[0].start
+        given["seeds"] = ",".join(map(str, self.seeds)) if len(self.seeds) > 1 else f"{self.seeds[0]},"
+        given |= {"control": ",".join(given["control"])} if "control" in given else {}
+        for name, value in given.items():
+            option = f"--{name.replace('_', '-')}"
+            words += [option] if value is True else [option, str(value)]
+        return shlex.join([*words, "--out", str(folder)])
+
+
+def _words(variant: Variant) -> Any:
+    if variant.plain:
+        return variant.name
+    said = variant.model_dump(exclude_defaults=True, exclude={"control"})
+    return said | ({"plan": json.loads(variant.plan)} if variant.plan else {})
 
 
 def make_request(
     *,
     model: str,
     data: str,
-    attention: str | Sequence[str],
-    at: str | Sequence[str] | None,
-    start: str,
+    attention: str | Sequence[str | Mapping[str, Any]],
     seeds: int | Sequence[int],
     margin: float,
-    image_size: int,
     epochs: int,
     batch_size: int,
-    lr: float,
     weight_decay: float,
+    at: str | Sequence[str] | None = None,
+    start: str | None = None,
+    pretrained: bool = False,
+    image_size: int | None = None,
+    lr: float | None = None,
+    control: str | Sequence[str] = (),
+    tune: int = 0,
 ) -> Request:
     """Check what a user asked for and complete it: the baseline is added where it is missing.
 
@@ -90,29 +144,30 @@ def make_request(
     """
     if not isinstance(model, str):
         raise UsageError(
-            f"`model` (a {type(model).__name__}) must be a name such as {DEFAULT_MODEL!r}; "
-            "networks of your own cannot be compared yet"
+            f"`model` (a {type(model).__name__}) must be a name such as {DEFAULT_MODEL!r}, or that of a function of "
+            "yours, path/to/file.py:function, since every trial builds its own"
         )
+    check_bool("pretrained", pretrained)
+    start = ("identity" if pretrained else "paper") if start is None else start
+    lr = (0.01 if pretrained else 0.1) if lr is None else lr
     check_choice("start", start, ("paper", "identity"))
     check_number("margin", margin, low=1e-6, high=100)
-    text = attention if isinstance(attention, str) else ",".join(attention)
-    specs = parse_specs(text, "attention")
-    if not any(spec.name == BASELINE for spec in specs):
-        specs.insert(0, Spec(BASELINE))
-    if len({str(spec) for spec in specs}) < len(specs):
-        raise UsageError(f"`attention` (={text!r}) names the same variant twice")
-    if len(specs) < 2:
-        raise UsageError(f"`attention` (={text!r}) must name an attention beside the baseline, such as none,se")
+    check_int("tune", tune, at_least=0)
     try:
         return Request(
             model=model,
+            pretrained=pretrained,
             data=data,
-            image_size=image_size,
-            variants=[_variant(spec, at, start) for spec in specs],
+            image_size=(224 if pretrained else 32) if image_size is None else image_size,
+            variants=_variants(attention, at, start),
+            controls=_controls(control, pretrained),
             seeds=_seeds(seeds),
             margin=margin,
+            tune=tune,
             settings=TrainSettings(
-                epochs=epochs, batch_size=batch_size, optim=OptimSettings(lr=lr, weight_decay=weight_decay)
+                epochs=epochs,
+                batch_size=batch_size,
+                optim=OptimSettings(lr=lr, weight_decay=weight_decay),
             ),
         )
     except ValidationError as error:
@@ -120,17 +175,78 @@ def make_request(
         raise UsageError(f"`{first['loc'][0]}` (={first['input']!r}): {first['msg']}") from None
 
 
-def _variant(spec: Spec, at: str | Sequence[str] | None, start: str) -> Variant:
-    if spec.name == BASELINE and spec.options:
-        raise UsageError(f"`attention` (={str(spec)!r}): the baseline {BASELINE!r} has no options")
-    places = [place.strip() for place in at.split(",")] if isinstance(at, str) else at
-    return Variant(
-        name=str(spec),
-        attention=None if spec.name == BASELINE else spec.name,
-        options=spec.options,
-        at=list(places) if places else None,
-        start=start,  # pyright: ignore[reportArgumentType] # checked by the caller
-    )
+def _variants(attention: Any, at: str | Sequence[str] | None, start: str) -> list[Variant]:
+    places = at.split(",") if isinstance(at, str) else at
+    usual = {"at": _stripped(places) if places else None, "start": start}
+    each = parse_specs(attention, "attention") if isinstance(attention, str) else attention
+    variants = [variant for entry in each for variant in _read(entry, usual)]
+    if not any(variant.plain for variant in variants):
+        variants.insert(0, Variant(name=BASELINE))
+    names = [variant.name for variant in variants]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"`attention` names the same variant twice: {twice!r}; give one of them another name")
+    if len(variants) < 2:
+        raise UsageError(f"`attention` (={attention!r}) must name an attention beside the baseline, such as none,se")
+    return sorted(variants, key=lambda variant: not variant.plain)
+
+
+def _read(entry: Any, usual: dict[str, Any]) -> list[Variant]:
+    """The variants of one entry: text such as ``se,gam(reduction=8)``, or a mapping that says more."""
+    if isinstance(entry, Spec):
+        return [_of_spec(entry, usual)]
+    if isinstance(entry, str):
+        return [_of_spec(spec, usual) for spec in parse_specs(entry, "attention")]
+    known = ("attention", "options", "at", "start", "name", "plan")
+    if not isinstance(entry, Mapping) or not ({"attention", "plan"} & entry.keys()):
+        raise UsageError(f"`attention` (={entry!r}): each must be text such as 'se', or have attention= or plan=")
+    if unknown := [key for key in entry if key not in known]:
+        raise UsageError(f"`attention` (={dict(entry)!r}): there is no {unknown[0]!r}{nearest(unknown[0], known)}")
+    said = dict(entry)
+    if isinstance(said.get("at"), str):
+        said["at"] = _stripped(said["at"].split(","))
+    if "plan" in said:
+        return [Variant(name=said.get("name", PLAN), plan=_plan(said["plan"]))]
+    spec = Spec(said["attention"], said.get("options", {}))
+    return [_of_spec(spec, usual | {key: said[key] for key in ("at", "start", "name") if key in said})]
+
+
+def _stripped(places: Sequence[Any]) -> list[Any]:
+    return [place.strip() if isinstance(place, str) else place for place in places]
+
+
+def _of_spec(spec: Spec, usual: dict[str, Any]) -> Variant:
+    if spec.name == BASELINE:
+        if spec.options:
+            raise UsageError(f"`attention` (={str(spec)!r}): the baseline {BASELINE!r} has no options")
+        return Variant(name=BASELINE)
+    if spec.name == PLAN:
+        if set(spec.options) != {"file"}:
+            raise UsageError(f"`attention` (={str(spec)!r}): a plan's file is given as plan(file='plan.json')")
+        return Variant(name=str(spec), plan=_plan(spec.options["file"]))
+    return Variant(**{"name": str(spec), "attention": spec.name, "options": spec.options} | usual)
+
+
+def _plan(given: Any) -> str:
+    """A plan as text, read from a file where it is a path."""
+    if isinstance(given, Mapping):
+        text = json.dumps(given)
+    else:
+        try:
+            text = Path(given).read_text(encoding="utf-8")
+        except (OSError, TypeError, ValueError) as error:
+            raise UsageError(f"`plan` (={given!r}) cannot be read: {error}") from None
+    return Plan.from_json(text).to_json()
+
+
+def _controls(control: str | Sequence[str], pretrained: bool) -> list[Variant]:
+    names = [name.strip() for name in control.split(",") if name.strip()] if isinstance(control, str) else list(control)
+    for name in names:
+        check_choice("control", name, CONTROLS)
+    if len(set(names)) < len(names):
+        raise UsageError(f"`control` (={names!r}) names the same control twice")
+    if pretrained and "wider" in names:
+        raise UsageError("`control` (='wider'): a wider host has no pretrained weights; use control='longer'")
+    return [Variant(name=name, control=name) for name in names]  # pyright: ignore[reportArgumentType] # checked above
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
 from saccade._checks import check_int
+from saccade.comparison.control import settle
 from saccade.comparison.measure import measure_costs
 from saccade.comparison.pool import Event, run_trials
-from saccade.comparison.record import Record, environment, find_record, usable_cores, write_record
+from saccade.comparison.record import Record, Tuned, alone, environment, find_record, usable_cores, write_record
 from saccade.comparison.request import DEFAULT_ATTENTION, DEFAULT_MODEL, Request, make_request
-from saccade.comparison.summarise import command_of, summarise
-from saccade.comparison.trial import read_result
+from saccade.comparison.summarise import summarise
+from saccade.comparison.trial import Trial, candidates, read_result
 from saccade.data import ImageData, load_data
-from saccade.errors import UsageError
+from saccade.errors import TrialError, UsageError
 from saccade.report.answer import answer
 from saccade.report.html import write_report
 from saccade.report.results import FailedTrial, Results, write_results
@@ -49,7 +51,8 @@ class Setting:
     record: Record
     command: str
     """What to run to go on with the comparison after an interruption."""
-    done: dict[tuple[str, int], float]
+    trials: list[Trial]
+    done: dict[Trial, float]
     jobs: int
     notes: list[str]
 
@@ -58,16 +61,19 @@ def compare(
     model: str = DEFAULT_MODEL,
     data: str = "sample",
     *,
-    attention: str | Sequence[str] = DEFAULT_ATTENTION,
+    attention: str | Sequence[str | Mapping[str, Any]] = DEFAULT_ATTENTION,
     at: str | Sequence[str] | None = None,
-    start: str = "paper",
+    start: str | None = None,
+    pretrained: bool = False,
     seeds: int | Sequence[int] = 5,
     epochs: int = 6,
     batch_size: int = 64,
-    lr: float = 0.1,
+    lr: float | None = None,
     weight_decay: float = 5e-4,
-    image_size: int = 32,
+    image_size: int | None = None,
     margin: float = 0.5,
+    control: str | Sequence[str] = (),
+    tune: int = 0,
     jobs: int | None = None,
     out: str | Path = "saccade-compare",
     on_setting: Callable[[Setting], None] | None = None,
@@ -79,18 +85,26 @@ def compare(
     difference to the baseline is taken seed by seed; see :mod:`saccade.comparison.statistics` for the test.
 
     Args:
-        model: the host, ``saccade:NAME`` with options, such as ``saccade:cifar_resnet(depth=20)``.
-        data: ``sample`` (embedded), or ``imagefolder:PATH``.
-        attention: variants, ``"none,se,gam(reduction=8)"`` or a list of such. ``none`` is the baseline and is added
-            where it is missing.
+        model: the host: a timm name, ``torchvision:NAME``, ``saccade:NAME`` with options, such as
+            ``saccade:cifar_resnet(depth=20)``, or ``path/to/file.py:function``.
+        data: ``sample`` (embedded), ``cifar10``, ``cifar100``, or ``imagefolder:PATH``.
+        attention: variants, ``"none,se,gam(reduction=8),plan(file='plan.json')"`` or a list of such; an entry may also
+            be a mapping with ``attention`` (or ``plan``) and ``options``, ``at``, ``start``, ``name`` of its own.
+            ``none`` is the baseline and is added where it is missing.
         at: where attention goes: kinds of site, paths or globs. By default gates stand at the end of every residual
-            branch, and attention over positions in the two deepest stages, since its cost grows with the square of the
-            map.
-        start: ``"paper"`` or ``"identity"``, as in :func:`saccade.augment`.
+            branch, and attention over positions in the two deepest stages of our hosts, since its cost grows with the
+            square of the map.
+        start: ``"paper"`` or ``"identity"``, as in :func:`saccade.augment`; by default identity for a pretrained host.
+        pretrained: start every trial from the library's weights, with a head for the classes of the data.
         seeds: how many, from 0, or which.
-        epochs, batch_size, lr, weight_decay: of the training: SGD with momentum, warm-up and cosine.
-        image_size: the side to which images of a folder are brought.
+        epochs, batch_size, lr, weight_decay: of the training: SGD with momentum, warm-up and cosine. ``lr`` is 0.1 by
+            default, 0.01 for a pretrained host.
+        image_size: the side to which images of a folder are brought, by default 32, or 224 for a pretrained host.
         margin: the smallest difference that matters to you, in points.
+        control: ``longer`` (the baseline trained for the compute of the dearest variant), ``wider`` (a wider host of as
+            much compute), or both; each variant is then compared with these, too.
+        tune: how many learning rates and weight decays to try for the baseline and for each variant, on the validation
+            images, before the comparison.
         jobs: processes, one thread each; by default, and at most, as many as there are cores.
         out: the folder of the comparison. Called again with the same arguments it skips trials that are done.
         on_setting, on_event: told of the setting once, and of every event of a trial.
@@ -99,38 +113,40 @@ def compare(
         The comparison; ``results.json``, ``results.csv`` and ``report.html`` are in its folder.
 
     Raises:
-        UsageError, DataError: arguments or images that cannot work, before anything is trained.
+        UsageError, DataError: arguments or images that cannot work, before anything is trained; a folder in which
+            another comparison is under way.
     """
     request = make_request(
-        model=model,
-        data=data,
-        attention=attention,
-        at=at,
-        start=start,
-        seeds=seeds,
-        margin=margin,
-        image_size=image_size,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        weight_decay=weight_decay,
-    )
+        model=model, data=data, attention=attention, at=at, start=start, pretrained=pretrained, seeds=seeds,
+        epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, image_size=image_size, margin=margin,
+        control=control, tune=tune,
+    )  # fmt: skip
     folder, notes = Path(out), []
     again = "" if jobs is None else f" --jobs {jobs}"
     jobs = _jobs(jobs, notes)
-    record = find_record(folder, request)
-    images = load_data(data, image_size)
-    notes += [*images.notes, *_coarse_test(images, margin)]
-    record = _begin(folder, request, images) if record is None else _continue(record, folder, images, notes)
-    tasks = [(variant.name, seed) for seed in request.seeds for variant in reversed(request.variants)]
-    done = {task: score for task in tasks if (score := read_result(folder, *task)) is not None}
-    if on_setting is not None:
-        on_setting(Setting(record, command_of(record, folder) + again, done, min(jobs, len(tasks)), notes))
-    failed = _run([task for task in tasks if task not in done], folder, images, jobs, on_event)
-    results = summarise(record, images, folder, failed, notes)
-    write_results(results, folder)
-    write_report(folder)
+    with alone(folder, request):
+        record = find_record(folder, request)
+        images = load_data(data, request.image_size)
+        notes += [*images.notes, *_coarse_test(images, margin)]
+        record = _begin(folder, request, images) if record is None else _continue(record, folder, images, notes)
+        trials = _trials(request)
+        done = {trial: score for trial in trials if (score := read_result(folder, *astuple(trial))) is not None}
+        if on_setting is not None:
+            on_setting(Setting(record, request.command(folder) + again, trials, done, min(jobs, len(trials)), notes))
+        if request.tune and not record.tuned:
+            record = _tune(record, folder, images, jobs, on_event)
+        waiting = [trial for trial in trials if trial not in done and trial.candidate is None]
+        failed = _run(waiting, folder, images, jobs, on_event)
+        results = summarise(record, images, folder, failed, notes)
+        write_results(results, folder)
+        write_report(folder)
     return Comparison(folder, results)
+
+
+def _trials(request: Request) -> list[Trial]:
+    """All that a comparison trains, in its order: what takes longest first within a seed."""
+    tuning = [Trial(variant.name, request.tuning_seed, n) for n in range(request.tune) for variant in request.variants]
+    return tuning + [Trial(each.name, seed) for seed in request.seeds for each in reversed(request.trained)]
 
 
 def _jobs(jobs: int | None, notes: list[str]) -> int:
@@ -155,7 +171,10 @@ def _coarse_test(images: ImageData, margin: float) -> list[str]:
 
 def _begin(folder: Path, request: Request, images: ImageData) -> Record:
     with torch.random.fork_rng(devices=[]):
-        costs = measure_costs(request, images)
+        costs = measure_costs(request, images, request.variants)
+        controls = settle(request, images, costs)
+        hosts = {name: control.model for name, control in controls.items()}
+        costs |= measure_costs(request, images, request.controls, hosts) if controls else {}
     record = Record(
         schema="saccade.comparison/1",
         asked=request,
@@ -163,6 +182,7 @@ def _begin(folder: Path, request: Request, images: ImageData) -> Record:
         environment=environment(),
         threads_per_trial=1,
         costs=costs,
+        controls=controls,
     )
     write_record(record, folder)
     return record
@@ -181,20 +201,43 @@ def _continue(record: Record, folder: Path, images: ImageData, notes: list[str])
     return record
 
 
+def _tune(
+    record: Record, folder: Path, images: ImageData, jobs: int, on_event: Callable[[Event], None] | None
+) -> Record:
+    """Try every candidate with every variant, and keep the best of each on the validation images."""
+    request = record.asked
+    trials = [trial for trial in _trials(request) if trial.candidate is not None]
+    waiting = [trial for trial in trials if read_result(folder, *astuple(trial)) is None]
+    failed = {(each.name, each.candidate): each.reason for each in _run(waiting, folder, images, jobs, on_event)}
+    tried, tuned = candidates(request), {}
+    for variant in request.variants:
+        mine = [trial for trial in trials if trial.variant == variant.name]
+        scores = [-1.0 if (score := read_result(folder, *astuple(trial))) is None else score for trial in mine]
+        best = scores.index(max(scores))
+        if scores[best] < 0:
+            raise TrialError(f"every try of tuning {variant.name} failed; the first: {failed[variant.name, 0]}")
+        optim = tried[best].optim
+        tuned[variant.name] = Tuned(lr=optim.lr, weight_decay=optim.weight_decay, val_accuracy=scores[best])
+    record = record.model_copy(update={"tuned": tuned})
+    write_record(record, folder)
+    return record
+
+
 def _run(
-    tasks: list[tuple[str, int]], folder: Path, images: ImageData, jobs: int, on_event: Callable[[Event], None] | None
+    trials: list[Trial], folder: Path, images: ImageData, jobs: int, on_event: Callable[[Event], None] | None
 ) -> list[FailedTrial]:
     failed: list[FailedTrial] = []
-    if not tasks:
+    if not trials:
         return failed
     with TemporaryDirectory(prefix="saccade-") as scratch:
         data_file = Path(scratch) / "images.safetensors"
         images.save(data_file)
         # Closed at once when something interrupts, so that no process trains on.
-        with closing(run_trials(tasks, folder, data_file, jobs)) as events:
+        with closing(run_trials(trials, folder, data_file, jobs)) as events:
             for event in events:
                 if event.kind == "failed":
-                    failed.append(FailedTrial(name=event.variant, seed=event.seed, reason=event.detail["reason"]))
+                    trial = asdict(event.trial)
+                    failed.append(FailedTrial(name=trial.pop("variant"), **trial, reason=event.detail["reason"]))
                 if on_event is not None:
                     on_event(event)
     return failed

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from statistics import fmean
 
 from saccade.comparison.record import Record
-from saccade.comparison.request import BASELINE, Variant
+from saccade.comparison.request import Variant
 from saccade.comparison.statistics import paired_difference, seeds_to_decide, verdict
-from saccade.comparison.trial import read_metrics, read_result
+from saccade.comparison.trial import read_metrics, read_predictions, read_result
 from saccade.data import ImageData
 from saccade.data.images import SPLITS
-from saccade.report.results import TOO_FEW, EpochRecord, FailedTrial, Results, VariantResult
+from saccade.report.results import TOO_FEW, Against, EpochRecord, FailedTrial, Results, VariantResult
 
 INTERVALS = (
     "Differences are paired by seed. Intervals and p are of the paired t test, widened so that the 95 % holds for all "
     "variants at once; they speak of this recipe on this test set."
+)
+CONTROLS = (
+    "Controls have no attention: `longer` is the baseline trained for the time that the dearest variant takes, `wider` "
+    "a host with as many more MACs as the dearest variant's training step is longer. Both were settled before the "
+    "first trial."
+)
+TUNED = (
+    "Learning rate and weight decay were chosen for the baseline and for each variant by as many trials each, the same "
+    "candidates for all, on the validation images with a seed of their own; controls have the baseline's."
 )
 TIMES = "Latency is of one image, the training step of one batch, both with one thread, before the first trial."
 
@@ -24,51 +32,39 @@ TIMES = "Latency is of one image, the training step of one batch, both with one 
 def summarise(record: Record, data: ImageData, folder: Path, failed: list[FailedTrial], notes: list[str]) -> Results:
     """Read every trial of a comparison's folder and draw the verdicts."""
     asked = record.asked
-    baseline = _scores(record, BASELINE, folder)
     return Results(
         schema="saccade.results/1",
-        baseline=BASELINE,
+        baseline=asked.variants[0].name,
         margin=asked.margin,
         seeds=asked.seeds,
         data=asked.data,
         model=asked.model,
         epochs=asked.settings.epochs,
-        variants=[_variant(record, variant, folder, baseline) for variant in asked.variants],
+        variants=[_result(record, variant, data, folder) for variant in asked.variants],
+        controls=[_result(record, control, data, folder) for control in asked.controls],
         failed=failed,
         classes=data.classes,
         images={name: len(getattr(data, name)) for name in SPLITS},
         input_shape=list(data.shape),
         batch_size=asked.settings.batch_size,
         environment=record.environment | {"threads per trial": str(record.threads_per_trial)},
-        command=command_of(record, folder),
-        notes=[*notes, INTERVALS, TIMES],
+        command=asked.command(folder),
+        notes=[*notes, INTERVALS, *([CONTROLS] if asked.controls else []), *([TUNED] if asked.tune else []), TIMES],
     )
 
 
-def command_of(record: Record, folder: Path) -> str:
-    """The command that makes the comparison in a folder, or goes on with it."""
-    return f"{record.asked.command} --out {shlex.quote(str(folder))}"
-
-
-def _scores(record: Record, variant: str, folder: Path) -> list[float | None]:
-    return [read_result(folder, variant, seed) for seed in record.asked.seeds]
-
-
-def _variant(record: Record, variant: Variant, folder: Path, baseline: list[float | None]) -> VariantResult:
-    asked = record.asked
-    measured = record.costs[variant.name]
-    scores = _scores(record, variant.name, folder)
+def _result(record: Record, variant: Variant, data: ImageData, folder: Path) -> VariantResult:
+    asked, settings = record.asked, record.settings(variant)
+    measured, baseline = record.costs[variant.name], asked.variants[0]
+    scores = _scores(record, variant, folder)
     finished = [score for score in scores if score is not None]
-    is_baseline = variant.attention is None
-    compared = len(asked.variants) - 1
-    difference = None if is_baseline else paired_difference(scores, baseline, compared)
-    decided = None if is_baseline else verdict(difference, asked.margin)
+    beside = None if variant is baseline else _against(record, variant, baseline, folder)
     return VariantResult(
         name=variant.name,
         label=variant.name,
         options=variant.options,
         at=measured.at,
-        start=None if is_baseline else variant.start,
+        start=variant.start,
         sites=measured.sites,
         params=measured.params,
         macs=measured.macs,
@@ -76,11 +72,33 @@ def _variant(record: Record, variant: Variant, folder: Path, baseline: list[floa
         train_step_ms=measured.train_step_ms,
         scores=scores,
         mean=fmean(finished) if finished else None,
-        difference=difference,
-        verdict=decided,
-        seeds_to_decide=seeds_to_decide(scores, baseline, asked.margin, compared) if decided == TOO_FEW else None,
+        difference=beside.difference if beside else None,
+        verdict=beside.verdict if beside else None,
+        seeds_to_decide=beside.seeds_to_decide if beside else None,
         curves=[_curve(folder, variant, seed) for seed in asked.seeds],
+        model=record.model(variant) if variant.control else None,
+        epochs=settings.epochs,
+        lr=settings.optim.lr,
+        weight_decay=settings.optim.weight_decay,
+        against={} if variant.plain else {c.name: _against(record, variant, c, folder) for c in asked.controls},
+        per_class=[_per_class(folder, variant, seed, data) for seed in asked.seeds],
     )
+
+
+def _against(record: Record, variant: Variant, other: Variant, folder: Path) -> Against:
+    """A variant beside the baseline or a control. Intervals hold at once for all variants beside the same one."""
+    ours, theirs = (_scores(record, each, folder) for each in (variant, other))
+    # A control is no variant: its own difference to the baseline stands alone.
+    compared = 1 if variant.control else len(record.asked.variants) - 1
+    margin = record.asked.margin
+    difference = paired_difference(ours, theirs, compared)
+    decided = verdict(difference, margin)
+    seeds = seeds_to_decide(ours, theirs, margin, compared) if decided == TOO_FEW else None
+    return Against(difference=difference, verdict=decided, seeds_to_decide=seeds)
+
+
+def _scores(record: Record, variant: Variant, folder: Path) -> list[float | None]:
+    return [read_result(folder, variant.name, seed) for seed in record.asked.seeds]
 
 
 def _curve(folder: Path, variant: Variant, seed: int) -> list[EpochRecord]:
@@ -88,3 +106,11 @@ def _curve(folder: Path, variant: Variant, seed: int) -> list[EpochRecord]:
         EpochRecord(**{name: entry[name] for name in EpochRecord.model_fields})
         for entry in read_metrics(folder, variant.name, seed)
     ]
+
+
+def _per_class(folder: Path, variant: Variant, seed: int, data: ImageData) -> list[float | None]:
+    if read_result(folder, variant.name, seed) is None:
+        return []
+    right = read_predictions(folder, variant.name, seed) == data.test.labels
+    of_class = [right[data.test.labels == number] for number in range(len(data.classes))]
+    return [float(each.double().mean()) if len(each) else None for each in of_class]

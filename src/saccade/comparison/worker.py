@@ -26,28 +26,27 @@ def main(folder: str, data_file: str) -> None:
     import torch
 
     from saccade.comparison.record import read_record
-    from saccade.comparison.trial import ERROR, run_trial, trial_folder
+    from saccade.comparison.trial import ERROR, Trial, run_trial, trial_folder
     from saccade.data import ImageData
     from saccade.report.results import write_atomic
 
     torch.set_num_threads(1)
     out = Path(folder)
-    request = read_record(out).asked
+    record = read_record(out)
     data = ImageData.load(Path(data_file))
 
     def tell(**event: Any) -> None:
         events.write(json.dumps(event) + "\n")
 
     for task in _tasks():
-        name, seed = task["variant"], task["seed"]
+        trial = Trial(**task)
         try:
-            score = run_trial(
-                request, request.variant(name), seed, data, out, lambda epoch: tell(event="epoch", **epoch.as_dict())
-            )
+            score = run_trial(record, trial, data, out, lambda epoch: tell(event="epoch", **epoch.as_dict()))
         except Exception as error:  # noqa: BLE001 # a trial that fails, however, is reported and the rest goes on
             tell(event="failed", reason=f"{type(error).__name__}: {error}")
             with suppress(OSError):  # where the disk is full, the reason has been told
-                write_atomic(trial_folder(out, name, seed) / ERROR, traceback.format_exc())
+                where = trial_folder(out, trial.variant, trial.seed, trial.candidate)
+                write_atomic(where / ERROR, traceback.format_exc())
         else:
             tell(event="finished", score=score)
 

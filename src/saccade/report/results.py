@@ -39,6 +39,14 @@ class EpochRecord(Record):
     val_accuracy: Finite
 
 
+class Against(Record):
+    """A variant beside a control, in the words of the comparison with the baseline."""
+
+    difference: Difference | None
+    verdict: str
+    seeds_to_decide: int | None
+
+
 class VariantResult(Record):
     """One variant: where attention stands, what it costs, what its trials scored, and what follows from that."""
 
@@ -59,6 +67,16 @@ class VariantResult(Record):
     verdict: str | None
     seeds_to_decide: int | None
     curves: list[list[EpochRecord]]
+    # Further detail, for the report.
+    model: str | None = None
+    """A control's host, where it is another."""
+    epochs: int | None = None
+    lr: Finite | None = None
+    weight_decay: Finite | None = None
+    against: dict[str, Against] = {}
+    """By the name of a control."""
+    per_class: list[list[Finite | None]] = []
+    """By seed, the share of each class's test images that were named right; null where a class has none."""
 
 
 class FailedTrial(Record):
@@ -66,6 +84,8 @@ class FailedTrial(Record):
 
     name: str
     seed: int
+    candidate: int | None = None
+    """Of a try of tuning: its number."""
     reason: str
 
 

@@ -1,0 +1,92 @@
+"""Controls: the host alone, given as much compute as the dearest variant takes. Is attention more?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from saccade._specs import Spec
+from saccade.comparison.record import ControlSetting, VariantCost
+from saccade.comparison.request import Request
+from saccade.data import ImageData
+from saccade.errors import UsageError
+from saccade.nets import build_model
+from saccade.nets.hosts import Host
+from saccade.profiling.macs import count_macs
+
+# Options by which hosts are wider, with what they are by default: of ours, of torchvision's mobile networks, of its
+# ResNets, of timm's.
+WIDTHS = {"widths": (16, 32, 64), "width_mult": 1.0, "width_per_group": 64, "base_width": 64}
+STEP, WIDEST = 1 / 16, 4.0
+
+
+def settle(request: Request, data: ImageData, costs: Mapping[str, VariantCost]) -> dict[str, ControlSetting]:
+    """What every control that was asked for is, from the step times measured before the first trial.
+
+    The dearest variant's training step takes ``ratio`` times the baseline's: ``longer`` trains the baseline for that
+    many times the epochs, rounded up; ``wider`` is the narrowest host with that many times the MACs.
+    """
+    steps = {variant.name: costs[variant.name].train_step_ms for variant in request.variants}
+    baseline = request.variants[0].name
+    dearest = max(steps, key=lambda name: steps[name])
+    ratio = max(1.0, steps[dearest] / steps[baseline])
+    settings: dict[str, ControlSetting] = {}
+    for control in request.controls:
+        epochs, model = request.settings.epochs, request.model
+        if control.control == "longer":
+            epochs = math.ceil(round(epochs * ratio, 6))
+        else:
+            model = wider(model, data, ratio)
+        settings[control.name] = ControlSetting(model=model, epochs=epochs, dearest=dearest, ratio=ratio)
+    return settings
+
+
+def wider(model: str, data: ImageData, ratio: float) -> str:
+    """The name of the narrowest host with at least ``ratio`` times the MACs.
+
+    Raises:
+        UsageError: a host without a width, or none that is wide enough.
+    """
+    base = _macs(_built(model, data), data)
+    host = Host.parse(model)
+    option = next((option for option in WIDTHS if _widens(host, option, data, base)), None)
+    if option is None:
+        raise UsageError(
+            f"`control` (='wider'): {model} has no width that is known ({', '.join(WIDTHS)}); use control='longer'"
+        )
+    factor = 1.0
+    while factor <= WIDEST:
+        name = _scaled(host, option, factor)
+        if _macs(_built(name, data), data) >= ratio * base:
+            return name
+        factor += STEP
+    raise UsageError(f"`control` (='wider'): {model} would have to be over {WIDEST:g} times as wide; use 'longer'")
+
+
+def _widens(host: Host, option: str, data: ImageData, base: int) -> bool:
+    try:
+        return _macs(_built(_scaled(host, option, 2.0), data), data) > base
+    except (UsageError, ValueError):  # no such option, or not with these blocks
+        return False
+
+
+def _scaled(host: Host, option: str, factor: float) -> str:
+    width = host.options.get(option, WIDTHS[option])
+    if isinstance(width, tuple):
+        scaled = tuple(round(each * factor) for each in width)
+    else:
+        scaled = width * factor if isinstance(width, float) else round(width * factor)
+    spec = Spec(host.name, host.options | {option: scaled})
+    return f"{host.library}:{spec}" if host.library != "file" else str(spec)
+
+
+def _built(model: str, data: ImageData) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        return build_model(model, in_channels=data.shape[0], num_classes=len(data.classes))
+
+
+def _macs(model: nn.Module, data: ImageData) -> int:
+    return count_macs(model, torch.zeros(1, *data.shape))
