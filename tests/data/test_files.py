@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import resource
 from pathlib import Path
 
 import pytest
@@ -94,15 +96,59 @@ def test_skipped_images_are_named(folder: Path, caplog: pytest.LogCaptureFixture
         files.take(torch.tensor([0]))
 
 
-def test_in_memory_bad_images_are_an_error_or_noted(folder: Path) -> None:
-    (folder / "train/red/0.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"train/red/0.png cannot be read as an image"):
+def test_in_memory_bad_images_are_an_error_or_named_and_counted(folder: Path) -> None:
+    whole = load_image_folder(folder, 12)
+    bad = [folder / name for name in ("test/red/1.png", "train/green/9.png", "train/red/0.png")]
+    for file in bad:
+        file.write_bytes(b"no image")
+    with pytest.raises(
+        DataError, match=rf"{bad[0]} cannot be read as an image: .*; 2 more cannot be read: {bad[1]}, {bad[2]}$"
+    ):
         load_image_folder(folder, 12)
     data = load_image_folder(folder, 12, skip_bad=True)
-    assert len(data.train) == 19
     assert data.notes == [
-        f"1 of 32 images are left out, since they cannot be read: the first is {folder / 'train/red/0.png'}"
+        f"3 of 32 images are left out, since they cannot be read: {', '.join(map(str, bad))}",
     ]
+    # Without the last of the greens, number 9, and the first of the reds, the next.
+    kept = [*range(9), *range(11, 20)]
+    assert torch.equal(data.train.tensor, whole.train.tensor[kept])
+    assert torch.equal(data.train.labels, whole.train.labels[kept])
+    assert len(data.test) == 5
+
+
+def test_of_many_bad_images_a_few_are_named(folder: Path) -> None:
+    for file in (folder / "train/red").iterdir():
+        file.write_bytes(b"no image")
+    (note,) = load_image_folder(folder, 12, skip_bad=True).notes
+    assert note.startswith("10 of 32 images are left out, since they cannot be read: ")
+    assert note.count(".png") == 5
+    assert note.endswith(" and 5 more")
+
+
+def test_a_part_without_a_readable_image_is_an_error(folder: Path) -> None:
+    for file in (folder / "val").rglob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"^none of the 6 images of the val part can be read$"):
+        load_image_folder(folder, 12, skip_bad=True)
+
+
+def test_loading_takes_the_memory_of_the_images_once(tmp_path: Path) -> None:
+    """In a process of its own, whose highest use of memory is the loading's."""
+    folder, side = image_folder(tmp_path, train=90, others=10), 300  # 220 images, 59 MB
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+
+    def load() -> None:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        load_image_folder(folder, side)
+        theirs.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+    process = context.Process(target=load)
+    process.start()
+    taken = ours.recv() * 1024
+    process.join()
+    # Beside them there are only Pillow's and NumPy's copies of the few that the threads are at.
+    assert taken < 1.6 * 220 * 3 * side**2
 
 
 def test_a_crop_keeps_its_share_and_ratio_and_lies_inside() -> None:

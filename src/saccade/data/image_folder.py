@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from saccade._checks import check_int
 from saccade._seeds import derive_seed
@@ -19,6 +19,9 @@ from saccade.errors import DataError
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 TEST_SHARE = 0.2
 IN_MEMORY = 2 << 30  # bytes
+NAMED = 5  # of the images that cannot be read
+
+Part = list[tuple[Path, int]]  # files with their classes
 
 
 def load_image_folder(
@@ -32,7 +35,7 @@ def load_image_folder(
     Args:
         path: of the folder.
         image_size: the side of the squares.
-        skip_bad: leave out images that cannot be read; how many is noted, or logged when it is met.
+        skip_bad: leave out images that cannot be read; a note counts and names them.
         in_memory: read all now, or each when it is asked for; by default now, if they take at most 2 GiB.
 
     Raises:
@@ -52,30 +55,20 @@ def load_image_folder(
             f"{root} has no test folder: {len(found['test'])} of its training images, a fixed fifth of every class "
             "(one at least), are kept for the test and not trained on"
         )
-    files = sorted(file for part in found.values() for file, _ in part)
-    if in_memory if in_memory is not None else 3 * image_size**2 * len(files) <= IN_MEMORY:
-        images = _read_all(files, image_size, skip_bad=skip_bad)
-        if bad := [file for file in files if file not in images]:
-            notes.append(
-                f"{len(bad)} of {len(files)} images are left out, since they cannot be read: the first is {bad[0]}"
-            )
-        splits = {name: _in_memory(name, part, images) for name, part in found.items()}
+    count = sum(len(part) for part in found.values())
+    if in_memory is None:
+        in_memory = 3 * image_size**2 * count <= IN_MEMORY
+    bad: dict[Path, DataError] = {}
+    if in_memory:
+        splits = {name: _in_memory(part, image_size, bad) for name, part in found.items()}
     else:
-        splits = {
-            name: Split(
-                ImageFiles([file for file, _ in part], image_size, skip_bad=skip_bad),
-                torch.tensor([label for _, label in part]),
-            )
-            for name, part in found.items()
-        }
+        splits = {name: _in_files(part, image_size, skip_bad=skip_bad) for name, part in found.items()}
+    if bad:
+        notes.append(_left_out(bad, count, skip_bad=skip_bad))
+    for name, split in splits.items():
+        if not len(split):
+            raise DataError(f"none of the {len(found[name])} images of the {name} part can be read")
     return ImageData(f"imagefolder:{path}", classes, notes=notes, **splits)
-
-
-def _in_memory(name: str, part: list[tuple[Path, int]], images: dict[Path, Tensor]) -> Split:
-    readable = [(images[file], label) for file, label in part if file in images]
-    if not readable:
-        raise DataError(f"none of the {len(part)} images of the {name} part can be read")
-    return Split(torch.stack([image for image, _ in readable]), torch.tensor([label for _, label in readable]))
 
 
 def _classes(train: Path) -> list[str]:
@@ -90,7 +83,7 @@ def _classes(train: Path) -> list[str]:
     return classes
 
 
-def _list_images(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
+def _list_images(folder: Path, classes: list[str]) -> Part:
     """Every image of a split with its class, in the order of names."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; it must hold one folder for every class of train")
@@ -99,7 +92,7 @@ def _list_images(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     }
     if unknown:
         raise DataError(f"{folder} has a class that train has not: {', '.join(map(repr, sorted(unknown)))}")
-    images: list[tuple[Path, int]] = []
+    images: Part = []
     for label, name in enumerate(classes):
         files = sorted(file for file in (folder / name).rglob("*") if _is_image(file, folder))
         if not files:
@@ -114,10 +107,10 @@ def _is_image(file: Path, folder: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and not hidden and file.is_file()
 
 
-def _take_test(images: list[tuple[Path, int]], folder: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+def _take_test(images: Part, folder: Path) -> tuple[Part, Part]:
     """Split a fixed share of every class off: the same files on every machine and for every seed."""
-    train: list[tuple[Path, int]] = []
-    test: list[tuple[Path, int]] = []
+    train: Part = []
+    test: Part = []
     for label, group in groupby(images, key=itemgetter(1)):
         members = list(group)
         if len(members) < 2:
@@ -130,23 +123,50 @@ def _take_test(images: list[tuple[Path, int]], folder: Path) -> tuple[list[tuple
     return train, test
 
 
-def _read_all(files: list[Path], image_size: int, *, skip_bad: bool) -> dict[Path, Tensor]:
-    """Every image as uint8 (3, S, S). Those that cannot be read are told together, or left out."""
-    images, broken = {}, []
+def _in_memory(part: Part, side: int, bad: dict[Path, DataError]) -> Split:
+    files = [file for file, _ in part]
+    images = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
+
+    def read(number: int) -> None:
+        images[number] = read_image(files[number], side)
+
+    kept = _readable(files, read, bad)
+    for place, number in enumerate(kept):
+        if place != number:  # closed up in place: a copy would take the memory twice
+            images[place] = images[number]
+    return Split(images[: len(kept)], torch.tensor([part[number][1] for number in kept]))
+
+
+def _in_files(part: Part, side: int, *, skip_bad: bool) -> Split:
+    files = ImageFiles([file for file, _ in part], side, skip_bad=skip_bad)
+    return Split(files, torch.tensor([label for _, label in part]))
+
+
+def _readable(files: list[Path], read: Callable[[int], None], bad: dict[Path, DataError]) -> list[int]:
+    """The numbers of the files that ``read`` can read; what is wrong with the others goes to ``bad``."""
+
+    def error_of(number: int) -> DataError | None:
+        try:
+            read(number)
+        except DataError as error:
+            return error
+        return None
+
     with ThreadPoolExecutor() as threads:
-        for file, image in zip(files, threads.map(lambda file: _read(file, image_size), files), strict=True):
-            if isinstance(image, DataError):
-                broken.append(image)
-            else:
-                images[file] = image
-    if broken and not skip_bad:
-        others = f"; {len(broken) - 1} more cannot be read" if len(broken) > 1 else ""
-        raise DataError(f"{broken[0]}{others}") from broken[0]
-    return images
+        errors = list(threads.map(error_of, range(len(files))))
+    bad.update({file: error for file, error in zip(files, errors, strict=True) if error is not None})
+    return [number for number, error in enumerate(errors) if error is None]
 
 
-def _read(file: Path, image_size: int) -> Tensor | DataError:
-    try:
-        return read_image(file, image_size)
-    except DataError as error:
-        return error
+def _left_out(bad: dict[Path, DataError], count: int, *, skip_bad: bool) -> str:
+    """A note of the images that are left out, or the error that there are such."""
+    first, *others = sorted(bad)
+    if not skip_bad:
+        more = f"; {len(others)} more cannot be read: {_names(others)}" if others else ""
+        raise DataError(f"{bad[first]}{more}") from bad[first]
+    return f"{len(bad)} of {count} images are left out, since they cannot be read: {_names(sorted(bad))}"
+
+
+def _names(files: list[Path]) -> str:
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return ", ".join(map(str, files[:NAMED])) + more
