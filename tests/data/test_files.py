@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import resource
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from saccade.data import AugmentSettings, TrainBatches
-from saccade.data.files import ImageFiles, crop_box, read_image
+from saccade.data.files import ImageFiles, check_image, crop_box, read_image
 from saccade.data.image_folder import load_image_folder
 from saccade.errors import DataError, UsageError
 from training.runs import image_folder
@@ -33,8 +35,12 @@ def batches_of(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_those_of_the_same_images_in_memory(folder: Path, workers: int) -> None:
-    settings = AugmentSettings(crop=2, policy="rand", erase=0.5)
+@pytest.mark.parametrize("resized_crop", [None, 0.1])
+def test_batches_are_those_of_the_same_images_in_memory(
+    tmp_path: Path, workers: int, resized_crop: float | None
+) -> None:
+    folder = image_folder(tmp_path, train=10, others=3, side=31)
+    settings = AugmentSettings(crop=2, policy="rand", erase=0.5, resized_crop=resized_crop)
     memory = batches_of(folder, settings, in_memory=True)
     files = batches_of(folder, settings, in_memory=False, workers=workers)
     assert len(memory) == len(files) == 5
@@ -82,6 +88,32 @@ def test_skipped_images_are_counted_and_the_others_given(folder: Path, workers: 
     assert batches.skipped == 2
     assert sum(len(labels) for _, labels in given) == 18
     assert all(len(images) == len(labels) for images, labels in given)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_images_that_are_read_after_an_epoch_are_checked_before_it(folder: Path, part: str) -> None:
+    bad = folder / part / "red/1.jpg"
+    Image.open(folder / part / "red/1.png").resize((200, 200)).save(bad)
+    load_image_folder(folder, 12, in_memory=False)
+    bad.write_bytes(bad.read_bytes()[:-200])
+    with Image.open(bad) as picture:
+        assert picture.size == (200, 200), "the header is whole"
+    with pytest.raises(DataError, match=rf"^{bad} cannot be read as an image: "):
+        load_image_folder(folder, 12, in_memory=False)
+    data = load_image_folder(folder, 12, in_memory=False, skip_bad=True)
+    assert data.notes == [f"1 of 33 images are left out, since they cannot be read: {bad}"]
+    assert len(getattr(data, part)) == 6
+
+
+@pytest.mark.parametrize(
+    ("mode", "readable"), [("L", True), ("RGBA", True), ("I;16", True), ("CMYK", True), ("F", False)]
+)
+def test_what_the_check_refuses_is_what_cannot_be_read(tmp_path: Path, mode: str, readable: bool) -> None:
+    file = tmp_path / "picture.tiff"
+    Image.new(mode, (9, 9)).save(file)
+    for read in (check_image, lambda file: read_image(file, 8)):
+        with nullcontext() if readable else pytest.raises(DataError, match="mode 'F', whose range is unknown"):
+            read(file)
 
 
 def test_skipped_images_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,6 +177,7 @@ def test_loading_takes_the_memory_of_the_images_once(tmp_path: Path) -> None:
 
     process = context.Process(target=load)
     process.start()
+    theirs.close()
     taken = ours.recv() * 1024
     process.join()
     # Beside them there are only Pillow's and NumPy's copies of the few that the threads are at.

@@ -9,10 +9,11 @@ from operator import itemgetter
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from saccade._checks import check_int
 from saccade._seeds import derive_seed
-from saccade.data.files import ImageFiles, read_image
+from saccade.data.files import ImageFiles, check_image, read_image
 from saccade.data.images import ImageData, Split
 from saccade.errors import DataError
 
@@ -59,10 +60,12 @@ def load_image_folder(
     if in_memory is None:
         in_memory = 3 * image_size**2 * count <= IN_MEMORY
     bad: dict[Path, DataError] = {}
-    if in_memory:
-        splits = {name: _in_memory(part, image_size, bad) for name, part in found.items()}
-    else:
-        splits = {name: _in_files(part, image_size, skip_bad=skip_bad) for name, part in found.items()}
+    splits: dict[str, Split] = {}
+    for name, part in found.items():
+        images, kept = _read(part, image_size, bad) if in_memory else (None, _checked(name, part, bad))
+        files = ImageFiles([part[number][0] for number in kept], image_size, skip_bad=skip_bad)
+        labels = torch.tensor([part[number][1] for number in kept])
+        splits[name] = Split(files, labels) if images is None else Split(images, labels, files)
     if bad:
         notes.append(_left_out(bad, count, skip_bad=skip_bad))
     for name, split in splits.items():
@@ -123,27 +126,32 @@ def _take_test(images: Part, folder: Path) -> tuple[Part, Part]:
     return train, test
 
 
-def _in_memory(part: Part, side: int, bad: dict[Path, DataError]) -> Split:
-    files = [file for file, _ in part]
-    images = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
+def _read(part: Part, side: int, bad: dict[Path, DataError]) -> tuple[Tensor, list[int]]:
+    """The images that can be read, and their numbers."""
+    images = torch.empty(len(part), 3, side, side, dtype=torch.uint8)
 
     def read(number: int) -> None:
-        images[number] = read_image(files[number], side)
+        images[number] = read_image(part[number][0], side)
 
-    kept = _readable(files, read, bad)
+    kept = _readable(part, read, bad)
     for place, number in enumerate(kept):
         if place != number:  # closed up in place: a copy would take the memory twice
             images[place] = images[number]
-    return Split(images[: len(kept)], torch.tensor([part[number][1] for number in kept]))
+    return images[: len(kept)], kept
 
 
-def _in_files(part: Part, side: int, *, skip_bad: bool) -> Split:
-    files = ImageFiles([file for file, _ in part], side, skip_bad=skip_bad)
-    return Split(files, torch.tensor([label for _, label in part]))
+def _checked(name: str, part: Part, bad: dict[Path, DataError]) -> list[int]:
+    """The numbers of the images that can be read; of all training images, since the first epoch tells.
+
+    Of the others only its end would, and the epoch be lost.
+    """
+    if name == "train":
+        return list(range(len(part)))
+    return _readable(part, lambda number: check_image(part[number][0]), bad)
 
 
-def _readable(files: list[Path], read: Callable[[int], None], bad: dict[Path, DataError]) -> list[int]:
-    """The numbers of the files that ``read`` can read; what is wrong with the others goes to ``bad``."""
+def _readable(part: Part, read: Callable[[int], None], bad: dict[Path, DataError]) -> list[int]:
+    """The numbers of the images that ``read`` can read; what is wrong with the others goes to ``bad``."""
 
     def error_of(number: int) -> DataError | None:
         try:
@@ -153,8 +161,8 @@ def _readable(files: list[Path], read: Callable[[int], None], bad: dict[Path, Da
         return None
 
     with ThreadPoolExecutor() as threads:
-        errors = list(threads.map(error_of, range(len(files))))
-    bad.update({file: error for file, error in zip(files, errors, strict=True) if error is not None})
+        errors = list(threads.map(error_of, range(len(part))))
+    bad.update({file: error for (file, _), error in zip(part, errors, strict=True) if error is not None})
     return [number for number, error in enumerate(errors) if error is None]
 
 

@@ -28,6 +28,8 @@ class Split:
 
     images: Tensor | ImageFiles
     labels: Tensor
+    originals: ImageFiles | None = None
+    """The files of images in memory that are larger there: random parts are cut from these."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,9 +56,10 @@ class Split:
             rows: numbers of images.
             crops: for every row what :func:`saccade.data.files.crop_box` draws a part from, with ``least``.
         """
-        if isinstance(self.images, ImageFiles):
-            return self.images.take(rows, crops, least)
-        images = self.images[rows]
+        source = self.images if crops is None or self.originals is None else self.originals
+        if isinstance(source, ImageFiles):
+            return source.take(rows, crops, least)
+        images = source[rows]
         return (images if crops is None else cropped(images, crops, least)), rows
 
 
@@ -122,7 +125,7 @@ class ImageData:
         return sha.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write the tensors to a file that other processes map into memory."""
+        """Write the tensors to a file that other processes map into memory. The files of the originals are left out."""
         splits: dict[str, Split] = {name: getattr(self, name) for name in SPLITS}
         tensors = {f"{name}.images": split.tensor.contiguous() for name, split in splits.items()}
         tensors |= {f"{name}.labels": split.labels.contiguous() for name, split in splits.items()}
