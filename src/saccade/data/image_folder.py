@@ -20,13 +20,19 @@ from saccade.errors import DataError
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 TEST_SHARE = 0.2
 IN_MEMORY = 2 << 30  # bytes
+VAL_IS_TEST = ",test=val"  # after the path, in the name of a data set
 NAMED = 5  # of the images that cannot be read
 
 Part = list[tuple[Path, int]]  # files with their classes
 
 
 def load_image_folder(
-    path: Path | str, image_size: int, *, skip_bad: bool = False, in_memory: bool | None = None
+    path: Path | str,
+    image_size: int,
+    *,
+    skip_bad: bool = False,
+    in_memory: bool | None = None,
+    val_is_test: bool = False,
 ) -> ImageData:
     """A folder of images, as RGB of ``image_size`` x ``image_size``.
 
@@ -38,6 +44,7 @@ def load_image_folder(
         image_size: the side of the squares.
         skip_bad: leave out images that cannot be read; a note counts and names them.
         in_memory: read all now, or each when it is asked for; by default now, if they take at most 2 GiB.
+        val_is_test: ``val`` is the test too, as is usual with ImageNet; nothing is taken from ``train``.
 
     Raises:
         DataError: a folder or class that is missing or empty, a single class, an image that cannot be read. The message
@@ -48,13 +55,18 @@ def load_image_folder(
     classes = _classes(root / "train")
     found = {name: _list_images(root / name, classes) for name in ("train", "val")}
     notes = []
-    if (root / "test").is_dir():
+    if val_is_test:
+        notes.append(
+            f"{root / 'val'} is the test too: what is chosen by it, as best.ckpt is, scores a little too well on it"
+        )
+    elif (root / "test").is_dir():
         found["test"] = _list_images(root / "test", classes)
     else:
         found["train"], found["test"] = _take_test(found["train"], root / "train")
         notes.append(
             f"{root} has no test folder: {len(found['test'])} of its training images, a fixed fifth of every class "
-            "(one at least), are kept for the test and not trained on"
+            f"(one at least), are kept for the test and not trained on; imagefolder:{path}{VAL_IS_TEST} trains on all "
+            "and takes val for the test, as is usual with ImageNet"
         )
     count = sum(len(part) for part in found.values())
     if in_memory is None:
@@ -71,7 +83,9 @@ def load_image_folder(
     for name, split in splits.items():
         if not len(split):
             raise DataError(f"none of the {len(found[name])} images of the {name} part can be read")
-    return ImageData(f"imagefolder:{path}", classes, notes=notes, **splits)
+    if val_is_test:
+        splits["test"] = splits["val"]
+    return ImageData(f"imagefolder:{path}{VAL_IS_TEST if val_is_test else ''}", classes, notes=notes, **splits)
 
 
 def _classes(train: Path) -> list[str]:

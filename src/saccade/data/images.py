@@ -127,6 +127,8 @@ class ImageData:
     def save(self, path: Path) -> None:
         """Write the tensors to a file that other processes map into memory. The files of the originals are left out."""
         splits: dict[str, Split] = {name: getattr(self, name) for name in SPLITS}
+        if self.test is self.val:  # the file holds no tensor twice
+            splits["test"] = Split(self.val.tensor.clone(), self.val.labels.clone())
         tensors = {f"{name}.images": split.tensor.contiguous() for name, split in splits.items()}
         tensors |= {f"{name}.labels": split.labels.contiguous() for name, split in splits.items()}
         metadata = {"name": self.name} | {f"class {number}": name for number, name in enumerate(self.classes)}
