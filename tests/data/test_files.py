@@ -124,8 +124,30 @@ def test_skipped_images_are_named(folder: Path, caplog: pytest.LogCaptureFixture
     assert rows.tolist() == [1, 2]
     assert torch.equal(images[0], read_image(files.files[1], 12))
     assert f"{folder / 'train/red/0.png'} cannot be read as an image" in caplog.text
-    with pytest.raises(DataError, match="none of 1 images can be read"):
-        files.take(torch.tensor([0]))
+    images, rows = files.take(torch.tensor([0]))
+    assert (images.shape, rows.shape) == ((0, 3, 12, 12), (0,))
+
+
+def test_a_batch_without_a_readable_image_ends_the_training(folder: Path) -> None:
+    for file in (folder / "train/red").iterdir():
+        file.write_bytes(b"no image")
+    data = load_image_folder(folder, 12, in_memory=False, skip_bad=True)
+    with pytest.raises(DataError, match="none of the 1 images of a batch can be read"):
+        list(TrainBatches(data, 1, 0))
+
+
+def test_the_count_of_skipped_images_goes_on_where_a_run_was_killed(folder: Path) -> None:
+    for file in (folder / "train/green").glob("[1-4].png"):
+        file.write_bytes(b"no image")
+    data = load_image_folder(folder, 12, in_memory=False, skip_bad=True)
+    first, second = (TrainBatches(data, 4, 0) for _ in range(2))
+    given = iter(first)
+    for _ in range(3):
+        next(given)
+    assert 0 < first.skipped < 4
+    second.load_state_dict(first.state_dict())
+    list(second)
+    assert second.skipped == 4
 
 
 def test_in_memory_bad_images_are_an_error_or_named_and_counted(folder: Path) -> None:

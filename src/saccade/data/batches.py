@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from saccade.data.augment import Augment, AugmentSettings
-from saccade.data.images import ImageData
+from saccade.data.files import ImageFiles
+from saccade.data.images import ImageData, Split, SplitName
 from saccade.errors import DataError
 
 Request = tuple[int, Tensor]  # the epoch, and the samples of a batch
+Batch = tuple[Tensor, Tensor]  # images and labels
 
 
 class BatchOrder(Sampler[Request]):
@@ -43,31 +45,68 @@ class BatchOrder(Sampler[Request]):
             yield epoch, rows[self.rank * self.batch_size :][: self.batch_size]
 
 
-class _Made(Dataset[tuple[Tensor, Tensor] | DataError]):
-    """Batches on request: augmented, normalised, channels last.
+class _Made(Dataset[Batch | DataError]):
+    """Batches on request: augmented if asked, normalised, channels last.
 
     An image that cannot be read is handed over as the error: raised in a worker, it would come wrapped in a traceback.
     """
 
-    def __init__(self, data: ImageData, augment: Augment) -> None:
+    def __init__(self, data: ImageData, split: Split, augment: Augment | None) -> None:
         self.data = data
+        self.split = split
         self.augment = augment
 
-    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | DataError:
+    def __getitem__(self, request: Request) -> Batch | DataError:
         epoch, rows = request
-        train, least = self.data.train, self.augment.settings.resized_crop or 1.0
         try:
-            images, rows = train.take(rows, self.augment.crops(epoch, rows), least)
+            if self.augment is None:
+                images, rows = self.split.take(rows)
+            else:
+                least = self.augment.settings.resized_crop or 1.0
+                images, rows = self.split.take(rows, self.augment.crops(epoch, rows), least)
+                images = self.augment(images, epoch, rows)
         except DataError as error:
             return error
-        images = self.data.normalise(self.augment(images, epoch, rows))
-        return images.contiguous(memory_format=torch.channels_last), train.labels[rows]
+        images = self.data.normalise(images)
+        return images.contiguous(memory_format=torch.channels_last), self.split.labels[rows]
 
 
-class TrainBatches(DataLoader[tuple[Tensor, Tensor] | DataError]):
+def plain_batches(
+    data: ImageData, split: SplitName, batch_size: int, *, workers: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """The images of a split in their order, normalised, without augmentation; empty where none can be read.
+
+    Args:
+        data: the images.
+        split: which.
+        batch_size: of one process.
+        workers: processes that read files ahead. Images in memory need none.
+        rank, world: of several processes, each takes every world-th image, so that none is taken twice.
+    """
+    images: Split = getattr(data, split)
+    rows = torch.arange(len(images))[rank::world]
+    loader = DataLoader(
+        _Made(data, images, None),
+        sampler=[(0, part) for part in rows.split(batch_size) if len(part)],
+        batch_size=None,
+        num_workers=workers if isinstance(images.images, ImageFiles) else 0,
+        generator=torch.Generator(),
+    )
+    _ = data.statistics  # here once, not in every worker
+    return _without_errors(loader)
+
+
+def _without_errors(batches: Iterable[Batch | DataError]) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+class TrainBatches(DataLoader[Batch | DataError]):
     """Shuffled, augmented and normalised batches of the training images; one pass is one epoch.
 
-    ``skipped`` counts the images that could not be read and are missing in batches.
+    ``skipped`` counts the images that could not be read and are missing in the batches that were given.
 
     Whole batches only, so that BatchNorm never sees a handful of images, unless there are fewer images than one batch.
 
@@ -100,7 +139,7 @@ class TrainBatches(DataLoader[tuple[Tensor, Tensor] | DataError]):
         self.skipped = 0
         # Its own generator: a loader draws a seed for its workers, by default from the one that dropout draws from.
         super().__init__(
-            _Made(data, drawn),
+            _Made(data, data.train, drawn),
             sampler=order,
             batch_size=None,
             num_workers=workers,
@@ -111,20 +150,23 @@ class TrainBatches(DataLoader[tuple[Tensor, Tensor] | DataError]):
     def set_epoch(self, epoch: int) -> None:
         self.order.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.given = self.order.start
         _ = self.data.statistics  # here once, not in every worker
-        for batch in super().__iter__():
-            if isinstance(batch, DataError):
-                raise batch
+        for images, labels in _without_errors(super().__iter__()):
+            if not len(labels):
+                raise DataError(
+                    f"none of the {self.order.batch_size} images of a batch can be read; the log names them"
+                )
             self.given += 1
-            self.skipped += self.order.batch_size - len(batch[1])
-            yield batch
+            self.skipped += self.order.batch_size - len(labels)
+            yield images, labels
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run is: the epoch and how many of its batches were given."""
-        return {"epoch": self.order.epoch, "given": self.given}
+        """Where the run is: the epoch, how many of its batches were given, and what is missing in these."""
+        return {"epoch": self.order.epoch, "given": self.given, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.order.epoch, self.order.start = state["epoch"], state["given"] % len(self.order)
+        self.skipped = state["skipped"]

@@ -46,19 +46,20 @@ class ImageFiles:
             least: of :func:`crop_box`.
 
         Raises:
-            DataError: an image that cannot be read, unless such are to be skipped; or not one that can.
+            DataError: an image that cannot be read, unless such are to be skipped.
         """
-        images: dict[int, Tensor] = {}
+        taken = torch.empty(len(rows), 3, self.side, self.side, dtype=torch.uint8)
+        kept: list[int] = []
         for number, row in enumerate(rows.tolist()):
             try:
-                images[row] = read_image(self.files[row], self.side, None if crops is None else crops[number], least)
+                crop = None if crops is None else crops[number]
+                taken[len(kept)] = read_image(self.files[row], self.side, crop, least)
+                kept.append(row)
             except DataError as error:
                 if not self.skip_bad:
                     raise
                 LOG.warning("%s; it is left out", error)
-        if not images:
-            raise DataError(f"none of {len(rows)} images can be read, {self.files[int(rows[0])]} is the first of them")
-        return torch.stack(list(images.values())), torch.tensor(list(images))
+        return taken[: len(kept)], torch.tensor(kept, dtype=torch.int64)
 
     def fingerprint(self) -> bytes:
         """Of names and sizes: reading everything would take as long as an epoch."""
