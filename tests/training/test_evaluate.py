@@ -176,7 +176,10 @@ def test_skipped_images_are_counted_and_the_others_scored(
     data = load_image_folder(folder, 12, in_memory=False, skip_bad=True)
     for number in (0, 1, 8):  # a batch of two, and the last
         (folder / f"val/green/{number}.png").write_bytes(b"no image")
-    given, labels = logits(linear(), data, "val", batch_size=2, workers=workers)
+    model, sizes = linear(), []
+    model.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    given, labels = logits(model, data, "val", batch_size=2, workers=workers)
+    assert 0 not in sizes
     assert torch.allclose(given, whole[[*range(2, 8), *range(9, 18)]])
     assert labels.tolist() == 6 * [0] + 9 * [1]
     assert "3 of 18 images of the val part are left out: they cannot be read" in caplog.text

@@ -8,6 +8,7 @@ from saccade.data.augment import AugmentSettings as AugmentSettings
 from saccade.data.batches import TrainBatches as TrainBatches
 from saccade.data.images import ImageData as ImageData
 from saccade.data.images import Split as Split
+from saccade.data.images import check_classes as check_classes
 from saccade.errors import UsageError
 
 

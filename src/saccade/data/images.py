@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -144,6 +146,25 @@ class ImageData:
                 Split(file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels")) for name in SPLITS
             )
         return cls(metadata["name"], classes, train, val, test)
+
+
+def check_classes(data: ImageData, classes: Sequence[str]) -> None:
+    """That a data set has the classes of a checkpoint in their order: a label is a class's place.
+
+    Raises:
+        UsageError: other classes, with the first that differs.
+    """
+    for number, (here, there) in enumerate(zip_longest(data.classes, classes), 1):
+        if here != there:
+            raise UsageError(
+                f"`data` (={data.name!r}) has {len(data.classes)} classes, the checkpoint {len(classes)}, and they "
+                f"differ: class {number} is {_name_of(here)} in the data and {_name_of(there)} in the checkpoint; "
+                "evaluate it on data with the classes that it was trained on, of the same names"
+            )
+
+
+def _name_of(name: str | None) -> str:
+    return "missing" if name is None else repr(name)
 
 
 def cropped(images: Tensor, crops: Tensor, least: float) -> Tensor:
