@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from saccade.data.augment import Augment, AugmentSettings
 from saccade.data.files import ImageFiles
-from saccade.data.images import ImageData, Split, SplitName
+from saccade.data.images import ImageData, Split
 from saccade.errors import DataError
 
 Request = tuple[int, Tensor]  # the epoch, and the samples of a batch
@@ -46,53 +46,59 @@ class BatchOrder(Sampler[Request]):
 
 
 class _Made(Dataset[Batch | DataError]):
-    """Batches on request: augmented if asked, normalised, channels last.
+    """Batches for training on request: augmented, normalised, channels last.
 
     An image that cannot be read is handed over as the error: raised in a worker, it would come wrapped in a traceback.
     """
 
-    def __init__(self, data: ImageData, split: Split, augment: Augment | None) -> None:
+    def __init__(self, data: ImageData, augment: Augment) -> None:
         self.data = data
-        self.split = split
         self.augment = augment
 
     def __getitem__(self, request: Request) -> Batch | DataError:
         epoch, rows = request
+        train, least = self.data.train, self.augment.settings.resized_crop or 1.0
         try:
-            if self.augment is None:
-                images, rows = self.split.take(rows)
-            else:
-                least = self.augment.settings.resized_crop or 1.0
-                images, rows = self.split.take(rows, self.augment.crops(epoch, rows), least)
-                images = self.augment(images, epoch, rows)
+            images, rows = train.take(rows, self.augment.crops(epoch, rows), least)
         except DataError as error:
             return error
-        images = self.data.normalise(images)
-        return images.contiguous(memory_format=torch.channels_last), self.split.labels[rows]
+        images = self.data.normalise(self.augment(images, epoch, rows))
+        return images.contiguous(memory_format=torch.channels_last), train.labels[rows]
 
 
-def plain_batches(
-    data: ImageData, split: SplitName, batch_size: int, *, workers: int = 0, rank: int = 0, world: int = 1
-) -> Iterator[Batch]:
-    """The images of a split in their order, normalised, without augmentation; empty where none can be read.
+class _Plain(Dataset[Batch | DataError]):
+    """Images as they are, on request; errors are handed over likewise."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __getitem__(self, rows: Tensor) -> Batch | DataError:
+        try:
+            images, rows = self.split.take(rows)
+        except DataError as error:
+            return error
+        return images, self.split.labels[rows]
+
+
+def plain_batches(split: Split, batch_size: int, *, workers: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    """The images of a split in their order, as bytes, and their labels; a batch is empty where none can be read.
+
+    Bytes, a quarter of what floats would take from process to process and to a device.
 
     Args:
-        data: the images.
-        split: which.
+        split: the images.
         batch_size: of one process.
         workers: processes that read files ahead. Images in memory need none.
         rank, world: of several processes, each takes every world-th image, so that none is taken twice.
     """
-    images: Split = getattr(data, split)
-    rows = torch.arange(len(images))[rank::world]
+    rows = torch.arange(len(split))[rank::world]
     loader = DataLoader(
-        _Made(data, images, None),
-        sampler=[(0, part) for part in rows.split(batch_size) if len(part)],
+        _Plain(split),
+        sampler=[part for part in rows.split(batch_size) if len(part)],
         batch_size=None,
-        num_workers=workers if isinstance(images.images, ImageFiles) else 0,
+        num_workers=workers if isinstance(split.images, ImageFiles) else 0,
         generator=torch.Generator(),
     )
-    _ = data.statistics  # here once, not in every worker
     return _without_errors(loader)
 
 
@@ -139,7 +145,7 @@ class TrainBatches(DataLoader[Batch | DataError]):
         self.skipped = 0
         # Its own generator: a loader draws a seed for its workers, by default from the one that dropout draws from.
         super().__init__(
-            _Made(data, data.train, drawn),
+            _Made(data, drawn),
             sampler=order,
             batch_size=None,
             num_workers=workers,

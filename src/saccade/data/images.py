@@ -103,7 +103,7 @@ class ImageData:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 images -> float32 with zero mean and unit deviation per channel of the training images."""
-        mean, deviation = self.statistics
+        mean, deviation = (part.to(images.device) for part in self.statistics)
         return (images.float() - mean[:, None, None]) / deviation[:, None, None]
 
     def normalised_by(self, mean: list[float], deviation: list[float]) -> ImageData:

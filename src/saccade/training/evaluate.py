@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from saccade.data import ImageData
 from saccade.data.batches import plain_batches
-from saccade.data.images import SplitName
+from saccade.data.images import Split, SplitName
 from saccade.errors import DataError
 
 LOG = logging.getLogger("saccade")
@@ -118,15 +118,17 @@ def logits(
     """
     device = next(model.parameters()).device
     training = [module for module in model.modules() if module.training]
-    asked = len(range(rank, len(getattr(data, split)), world))
+    part: Split = getattr(data, split)
+    asked = len(range(rank, len(part), world))
     given = [torch.zeros(0, len(data.classes), device=device)]
     labels = [torch.zeros(0, dtype=torch.int64)]
     model.eval()
     try:
-        for images, named in plain_batches(data, split, batch_size, workers=workers, rank=rank, world=world):
+        for images, named in plain_batches(part, batch_size, workers=workers, rank=rank, world=world):
             if len(named):
+                normalised = data.normalise(images.to(device)).contiguous(memory_format=torch.channels_last)
                 with torch.inference_mode():
-                    given.append(model(images.to(device)))
+                    given.append(model(normalised))
                 labels.append(named)
     finally:
         for module in training:
