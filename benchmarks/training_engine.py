@@ -24,7 +24,12 @@ from saccade.training.fit import Folder, fit
 from saccade.training.optim import make_factor
 
 EPOCHS, BATCH, ROUNDS = 2, 128, 7  # some 40 ms a step
-AUGMENTS = {"mirror": AugmentSettings(), "crop and mirror": AugmentSettings(crop=4)}
+AUGMENTS = {
+    "mirror": AugmentSettings(),
+    "crop and mirror": AugmentSettings(crop=4),
+    "crop, mirror and erase": AugmentSettings(crop=4, erase=0.25),
+    "mirror and trivial": AugmentSettings(policy="trivial"),
+}
 
 
 def main() -> None:

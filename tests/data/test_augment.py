@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -83,8 +85,41 @@ def test_a_crop_is_a_part_of_the_padded_image() -> None:
 
 def test_crops_reach_every_corner() -> None:
     augment = Augment(AugmentSettings(crop=1), 0, 500)
-    _, _, shifts, _ = augment._draw(0)
-    assert {tuple(shift) for shift in shifts.tolist()} == {(a, b) for a in range(3) for b in range(3)}
+    assert {tuple(shift) for shift in augment._draw(0).shifts.tolist()} == {(a, b) for a in range(3) for b in range(3)}
+
+
+def test_the_share_that_is_drawn_has_a_rectangle_erased_and_the_others_are_as_they_were() -> None:
+    given = images(400) | 1  # no zero but an erased one
+    made = Augment(AugmentSettings(flip=False, erase=0.25), 0, 400)(given, 0, torch.arange(400))
+    erased = (made == 0).flatten(1).any(1)
+    assert 60 < int(erased.sum()) < 140  # 100, and five standard deviations of 9
+    assert torch.equal(made[~erased], given[~erased])
+    for image, before in zip(made[erased], given[erased], strict=True):
+        zero = (image == 0).all(0)
+        rows, columns = zero.any(1).nonzero().flatten(), zero.any(0).nonzero().flatten()
+        assert int(zero.sum()) == len(rows) * len(columns)
+        assert torch.equal(image[:, ~zero], before[:, ~zero])
+
+
+def test_what_is_drawn_image_by_image_leaves_the_global_generator_and_the_images_alone() -> None:
+    given = images()
+    before, state = given.clone(), torch.get_rng_state()
+    Augment(ALL, 0, 20)(given, 0, torch.arange(20))
+    assert torch.equal(given, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_generator_is_put_aside_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    forked: list[bool] = []
+    fork_rng = torch.random.fork_rng
+
+    def counted(**options: Any) -> Any:
+        forked.append(True)
+        return fork_rng(**options)
+
+    monkeypatch.setattr(torch.random, "fork_rng", counted)
+    by_sample(ALL, 5)
+    assert len(forked) == 4  # batches of 5 from 20 images
 
 
 @pytest.mark.parametrize("given", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from saccade.data import load_data
+from saccade.data import ImageData, load_data
 from saccade.errors import DataError, UsageError
 
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
@@ -47,6 +47,28 @@ def test_a_missing_test_folder_is_split_from_train_and_said(tmp_path):
     assert data.digest == again.digest
     assert len(data.notes) == 1
     assert re.search(r"no test folder: 4 of its training images", data.notes[0])
+
+
+@pytest.mark.parametrize("with_test", [False, True])
+def test_val_is_the_test_where_that_is_asked(tmp_path, with_test):
+    root = make_folder(tmp_path / "c,test=1", splits=("train", "val"))
+    if with_test:
+        (root / "test").mkdir()  # ImageNet's own, without classes
+    data = load_data(f"imagefolder:{root},test=val", 8)
+    assert data.name == f"imagefolder:{root},test=val"
+    assert (len(data.train), len(data.val)) == (20, 20)
+    assert data.test is data.val
+    (note,) = data.notes
+    assert note.startswith(f"{root / 'val'} is the test too: ")
+    data.save(tmp_path / "images.safetensors")
+    assert torch.equal(ImageData.load(tmp_path / "images.safetensors").test.tensor, data.val.tensor)
+
+
+def test_the_note_of_the_cut_says_how_to_do_without(tmp_path):
+    (note,) = load(make_folder(tmp_path)).notes
+    name = re.search(r"(imagefolder:\S+) trains on all", note)
+    assert name
+    assert len(load_data(name[1], 8).train) == 20
 
 
 def test_the_split_keeps_train_and_test_apart(tmp_path):

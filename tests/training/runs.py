@@ -32,7 +32,7 @@ def dropping(in_channels, num_classes):
 """
 
 
-def image_folder(root: Path, train: int = 44, others: int = 10) -> Path:
+def image_folder(root: Path, train: int = 44, others: int = 10, side: int = 12) -> Path:
     """Random images of two classes, one with more red, one with more green."""
     generator = np.random.default_rng(0)
     for part, count in (("train", train), ("val", others), ("test", others)):
@@ -40,7 +40,7 @@ def image_folder(root: Path, train: int = 44, others: int = 10) -> Path:
             folder = root / part / name
             folder.mkdir(parents=True)
             for number in range(count):
-                pixels = generator.integers(0, 200, (12, 12, 3))
+                pixels = generator.integers(0, 200, (side, side, 3))
                 pixels[..., channel] += 40
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
     return root

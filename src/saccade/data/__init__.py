@@ -8,6 +8,7 @@ from saccade.data.augment import AugmentSettings as AugmentSettings
 from saccade.data.batches import TrainBatches as TrainBatches
 from saccade.data.images import ImageData as ImageData
 from saccade.data.images import Split as Split
+from saccade.data.images import check_classes as check_classes
 from saccade.errors import UsageError
 
 
@@ -15,6 +16,8 @@ def load_data(
     name: str, image_size: int = 32, data_dir: Path | str | None = None, *, skip_bad: bool = False
 ) -> ImageData:
     """Load a data set by name: ``sample``, ``cifar10``, ``cifar100``, or ``imagefolder:PATH``.
+
+    ``imagefolder:PATH,test=val`` is a folder whose ``val`` is the test too, as is usual with ImageNet.
 
     Args:
         name: the data set.
@@ -32,7 +35,8 @@ def load_data(
 
         return load_cifar(name, data_dir)
     if kind == "imagefolder" and path:
-        from saccade.data.image_folder import load_image_folder
+        from saccade.data.image_folder import VAL_IS_TEST, load_image_folder
 
-        return load_image_folder(path, image_size, skip_bad=skip_bad)
+        folder = path.removesuffix(VAL_IS_TEST)
+        return load_image_folder(folder, image_size, skip_bad=skip_bad, val_is_test=folder != path)
     raise UsageError(f"`data` (={name!r}) must be sample, cifar10, cifar100 or imagefolder:PATH")

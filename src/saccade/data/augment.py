@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -57,49 +57,72 @@ class Augment:
     def __call__(self, images: Tensor, epoch: int, rows: Tensor) -> Tensor:
         """Images of the samples ``rows``, each as in that epoch."""
         settings = self.settings
-        _, flipped, shifts, _ = self._drawn(epoch)
+        drawn = self._drawn(epoch)
         if settings.crop:
-            images = shifted(images, shifts[rows], settings.crop)
+            images = shifted(images, drawn.shifts[rows], settings.crop)
         if settings.flip:
-            images = torch.where(flipped[rows, None, None, None], images.flip(3), images)
+            images = torch.where(drawn.flipped[rows, None, None, None], images.flip(3), images)
         if settings.policy != "none" or settings.erase:
-            images = torch.stack([self._one(image, epoch, int(row)) for image, row in zip(images, rows, strict=True)])
+            images = self._one_by_one(images, epoch, rows)
         return images
 
     def order(self, epoch: int) -> Tensor:
         """The order of the samples in an epoch."""
-        return self._drawn(epoch)[0]
+        return self._drawn(epoch).order
 
     def crops(self, epoch: int, rows: Tensor) -> Tensor | None:
         """What :func:`saccade.data.files.crop_box` draws from, for each of ``rows``."""
-        crops = self._drawn(epoch)[3]
+        crops = self._drawn(epoch).crops
         return None if crops is None else crops[rows]
 
-    def _draw(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _draw(self, epoch: int) -> _Drawn:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "batches", epoch))
-        order = torch.randperm(self.count, generator=generator)
-        flipped = torch.rand(self.count, generator=generator) < 0.5
-        shifts = torch.randint(0, 2 * self.settings.crop + 1, (self.count, 2), generator=generator)
-        crops = torch.rand(self.count, 4, generator=generator) if self.settings.resized_crop else None
-        return order, flipped, shifts, crops
+        return _Drawn(
+            order=torch.randperm(self.count, generator=generator),
+            flipped=torch.rand(self.count, generator=generator) < 0.5,
+            shifts=torch.randint(0, 2 * self.settings.crop + 1, (self.count, 2), generator=generator),
+            crops=torch.rand(self.count, 4, generator=generator) if self.settings.resized_crop else None,
+            erased=torch.rand(self.count, generator=generator) < self.settings.erase,
+        )
 
-    def _one(self, image: Tensor, epoch: int, row: int) -> Tensor:
-        """Transforms that draw from PyTorch's own generator, one image at a time."""
+    def _one_by_one(self, images: Tensor, epoch: int, rows: Tensor) -> Tensor:
+        """torchvision's transforms, which draw from PyTorch's own generator: it is seeded anew for every image."""
+        policy, erasing = _policy(self.settings.policy), _erasing()
+        erased = self._drawn(epoch).erased[rows].tolist()
+        images = images.clone()
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive_seed(self.seed, "augment", epoch, row))
-            for transform in transforms(self.settings.policy, self.settings.erase):
-                image = transform(image)
-        return image
+            for number, row in enumerate(rows.tolist()):
+                transforms = [*policy, erasing] if erased[number] else policy
+                if transforms:  # an image that is not erased costs nothing
+                    torch.default_generator.manual_seed(derive_seed(self.seed, "augment", epoch, row))
+                for transform in transforms:
+                    images[number] = transform(images[number])
+        return images
+
+
+class _Drawn(NamedTuple):
+    """What an epoch draws at once, a row for each sample."""
+
+    order: Tensor
+    flipped: Tensor
+    shifts: Tensor
+    crops: Tensor | None
+    erased: Tensor
 
 
 @lru_cache
-def transforms(policy: str, erase: float) -> list[Any]:
-    """torchvision's transforms for single images."""
+def _policy(name: str) -> list[Any]:
     from torchvision.transforms import v2
 
     policies = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment}
-    found = [policies[policy]()] if policy in policies else []
-    return [*found, v2.RandomErasing(p=erase)] if erase else found
+    return [policies[name]()] if name in policies else []
+
+
+@lru_cache
+def _erasing() -> Any:
+    from torchvision.transforms import v2
+
+    return v2.RandomErasing(p=1)
 
 
 def mix_of(settings: AugmentSettings, classes: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from saccade.data.augment import Augment, AugmentSettings
-from saccade.data.images import ImageData
+from saccade.data.files import ImageFiles
+from saccade.data.images import ImageData, Split
 from saccade.errors import DataError
 
 Request = tuple[int, Tensor]  # the epoch, and the samples of a batch
+Batch = tuple[Tensor, Tensor]  # images and labels
 
 
 class BatchOrder(Sampler[Request]):
@@ -43,8 +45,8 @@ class BatchOrder(Sampler[Request]):
             yield epoch, rows[self.rank * self.batch_size :][: self.batch_size]
 
 
-class _Made(Dataset[tuple[Tensor, Tensor] | DataError]):
-    """Batches on request: augmented, normalised, channels last.
+class _Made(Dataset[Batch | DataError]):
+    """Batches for training on request: augmented, normalised, channels last.
 
     An image that cannot be read is handed over as the error: raised in a worker, it would come wrapped in a traceback.
     """
@@ -53,7 +55,7 @@ class _Made(Dataset[tuple[Tensor, Tensor] | DataError]):
         self.data = data
         self.augment = augment
 
-    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | DataError:
+    def __getitem__(self, request: Request) -> Batch | DataError:
         epoch, rows = request
         train, least = self.data.train, self.augment.settings.resized_crop or 1.0
         try:
@@ -64,10 +66,53 @@ class _Made(Dataset[tuple[Tensor, Tensor] | DataError]):
         return images.contiguous(memory_format=torch.channels_last), train.labels[rows]
 
 
-class TrainBatches(DataLoader[tuple[Tensor, Tensor] | DataError]):
+class _Plain(Dataset[Batch | DataError]):
+    """Images as they are, on request; errors are handed over likewise."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __getitem__(self, rows: Tensor) -> Batch | DataError:
+        try:
+            images, rows = self.split.take(rows)
+        except DataError as error:
+            return error
+        return images, self.split.labels[rows]
+
+
+def plain_batches(split: Split, batch_size: int, *, workers: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    """The images of a split in their order, as bytes, and their labels; a batch is empty where none can be read.
+
+    Bytes, a quarter of what floats would take from process to process and to a device.
+
+    Args:
+        split: the images.
+        batch_size: of one process.
+        workers: processes that read files ahead. Images in memory need none.
+        rank, world: of several processes, each takes every world-th image, so that none is taken twice.
+    """
+    rows = torch.arange(len(split))[rank::world]
+    loader = DataLoader(
+        _Plain(split),
+        sampler=[part for part in rows.split(batch_size) if len(part)],
+        batch_size=None,
+        num_workers=workers if isinstance(split.images, ImageFiles) else 0,
+        generator=torch.Generator(),
+    )
+    return _without_errors(loader)
+
+
+def _without_errors(batches: Iterable[Batch | DataError]) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+class TrainBatches(DataLoader[Batch | DataError]):
     """Shuffled, augmented and normalised batches of the training images; one pass is one epoch.
 
-    ``skipped`` counts the images that could not be read and are missing in batches.
+    ``skipped`` counts the images that could not be read and are missing in the batches that were given.
 
     Whole batches only, so that BatchNorm never sees a handful of images, unless there are fewer images than one batch.
 
@@ -111,20 +156,23 @@ class TrainBatches(DataLoader[tuple[Tensor, Tensor] | DataError]):
     def set_epoch(self, epoch: int) -> None:
         self.order.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.given = self.order.start
         _ = self.data.statistics  # here once, not in every worker
-        for batch in super().__iter__():
-            if isinstance(batch, DataError):
-                raise batch
+        for images, labels in _without_errors(super().__iter__()):
+            if not len(labels):
+                raise DataError(
+                    f"none of the {self.order.batch_size} images of a batch can be read; the log names them"
+                )
             self.given += 1
-            self.skipped += self.order.batch_size - len(batch[1])
-            yield batch
+            self.skipped += self.order.batch_size - len(labels)
+            yield images, labels
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run is: the epoch and how many of its batches were given."""
-        return {"epoch": self.order.epoch, "given": self.given}
+        """Where the run is: the epoch, how many of its batches were given, and what is missing in these."""
+        return {"epoch": self.order.epoch, "given": self.given, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.order.epoch, self.order.start = state["epoch"], state["given"] % len(self.order)
+        self.skipped = state["skipped"]

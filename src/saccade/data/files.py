@@ -7,6 +7,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,19 +46,20 @@ class ImageFiles:
             least: of :func:`crop_box`.
 
         Raises:
-            DataError: an image that cannot be read, unless such are to be skipped; or not one that can.
+            DataError: an image that cannot be read, unless such are to be skipped.
         """
-        images: dict[int, Tensor] = {}
+        taken = torch.empty(len(rows), 3, self.side, self.side, dtype=torch.uint8)
+        kept: list[int] = []
         for number, row in enumerate(rows.tolist()):
             try:
-                images[row] = read_image(self.files[row], self.side, None if crops is None else crops[number], least)
+                crop = None if crops is None else crops[number]
+                taken[len(kept)] = read_image(self.files[row], self.side, crop, least)
+                kept.append(row)
             except DataError as error:
                 if not self.skip_bad:
                     raise
                 LOG.warning("%s; it is left out", error)
-        if not images:
-            raise DataError(f"none of {len(rows)} images can be read, {self.files[int(rows[0])]} is the first of them")
-        return torch.stack(list(images.values())), torch.tensor(list(images))
+        return taken[: len(kept)], torch.tensor(kept, dtype=torch.int64)
 
     def fingerprint(self) -> bytes:
         """Of names and sizes: reading everything would take as long as an epoch."""
@@ -72,17 +75,36 @@ def read_image(file: Path, side: int, crop: Tensor | None = None, least: float =
     Raises:
         DataError: it cannot be read, with its name.
     """
+    with _opened(file) as picture:
+        if crop is None:
+            square = ImageOps.fit(_as_rgb(picture), (side, side), Image.Resampling.BILINEAR)
+        else:
+            top, left, height, width = crop_box(crop, picture.height, picture.width, least)
+            box = (left, top, left + width, top + height)
+            square = _as_rgb(picture).resize((side, side), Image.Resampling.BILINEAR, box)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+
+def check_image(file: Path) -> None:
+    """That an image can be read, to its end: a header tells nothing of a file that is cut off.
+
+    A JPEG is decoded to an eighth of its size, in a third of the time that :func:`read_image` takes.
+
+    Raises:
+        DataError: it cannot be read, with its name.
+    """
+    with _opened(file) as picture:
+        picture.draft("RGB", (1, 1))
+        _as_rgb(picture)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(file) as picture:
-            if crop is None:
-                square = ImageOps.fit(_as_rgb(picture), (side, side), Image.Resampling.BILINEAR)
-            else:
-                top, left, height, width = crop_box(crop, picture.height, picture.width, least)
-                box = (left, top, left + width, top + height)
-                square = _as_rgb(picture).resize((side, side), Image.Resampling.BILINEAR, box)
+            yield picture
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{file} cannot be read as an image: {error or type(error).__name__}") from error
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
 
 def crop_box(draws: Tensor, height: int, width: int, least: float) -> tuple[int, int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from operator import itemgetter
@@ -12,17 +13,26 @@ from torch import Tensor
 
 from saccade._checks import check_int
 from saccade._seeds import derive_seed
-from saccade.data.files import ImageFiles, read_image
+from saccade.data.files import ImageFiles, check_image, read_image
 from saccade.data.images import ImageData, Split
 from saccade.errors import DataError
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 TEST_SHARE = 0.2
 IN_MEMORY = 2 << 30  # bytes
+VAL_IS_TEST = ",test=val"  # after the path, in the name of a data set
+NAMED = 5  # of the images that cannot be read
+
+Part = list[tuple[Path, int]]  # files with their classes
 
 
 def load_image_folder(
-    path: Path | str, image_size: int, *, skip_bad: bool = False, in_memory: bool | None = None
+    path: Path | str,
+    image_size: int,
+    *,
+    skip_bad: bool = False,
+    in_memory: bool | None = None,
+    val_is_test: bool = False,
 ) -> ImageData:
     """A folder of images, as RGB of ``image_size`` x ``image_size``.
 
@@ -32,8 +42,9 @@ def load_image_folder(
     Args:
         path: of the folder.
         image_size: the side of the squares.
-        skip_bad: leave out images that cannot be read; how many is noted, or logged when it is met.
+        skip_bad: leave out images that cannot be read; a note counts and names them.
         in_memory: read all now, or each when it is asked for; by default now, if they take at most 2 GiB.
+        val_is_test: ``val`` is the test too, as is usual with ImageNet; nothing is taken from ``train``.
 
     Raises:
         DataError: a folder or class that is missing or empty, a single class, an image that cannot be read. The message
@@ -44,38 +55,37 @@ def load_image_folder(
     classes = _classes(root / "train")
     found = {name: _list_images(root / name, classes) for name in ("train", "val")}
     notes = []
-    if (root / "test").is_dir():
+    if val_is_test:
+        notes.append(
+            f"{root / 'val'} is the test too: what is chosen by it, as best.ckpt is, scores a little too well on it"
+        )
+    elif (root / "test").is_dir():
         found["test"] = _list_images(root / "test", classes)
     else:
         found["train"], found["test"] = _take_test(found["train"], root / "train")
         notes.append(
             f"{root} has no test folder: {len(found['test'])} of its training images, a fixed fifth of every class "
-            "(one at least), are kept for the test and not trained on"
+            f"(one at least), are kept for the test and not trained on; imagefolder:{path}{VAL_IS_TEST} trains on all "
+            "and takes val for the test, as is usual with ImageNet"
         )
-    files = sorted(file for part in found.values() for file, _ in part)
-    if in_memory if in_memory is not None else 3 * image_size**2 * len(files) <= IN_MEMORY:
-        images = _read_all(files, image_size, skip_bad=skip_bad)
-        if bad := [file for file in files if file not in images]:
-            notes.append(
-                f"{len(bad)} of {len(files)} images are left out, since they cannot be read: the first is {bad[0]}"
-            )
-        splits = {name: _in_memory(name, part, images) for name, part in found.items()}
-    else:
-        splits = {
-            name: Split(
-                ImageFiles([file for file, _ in part], image_size, skip_bad=skip_bad),
-                torch.tensor([label for _, label in part]),
-            )
-            for name, part in found.items()
-        }
-    return ImageData(f"imagefolder:{path}", classes, notes=notes, **splits)
-
-
-def _in_memory(name: str, part: list[tuple[Path, int]], images: dict[Path, Tensor]) -> Split:
-    readable = [(images[file], label) for file, label in part if file in images]
-    if not readable:
-        raise DataError(f"none of the {len(part)} images of the {name} part can be read")
-    return Split(torch.stack([image for image, _ in readable]), torch.tensor([label for _, label in readable]))
+    count = sum(len(part) for part in found.values())
+    if in_memory is None:
+        in_memory = 3 * image_size**2 * count <= IN_MEMORY
+    bad: dict[Path, DataError] = {}
+    splits: dict[str, Split] = {}
+    for name, part in found.items():
+        images, kept = _read(part, image_size, bad) if in_memory else (None, _checked(name, part, bad))
+        files = ImageFiles([part[number][0] for number in kept], image_size, skip_bad=skip_bad)
+        labels = torch.tensor([part[number][1] for number in kept])
+        splits[name] = Split(files, labels) if images is None else Split(images, labels, files)
+    if bad:
+        notes.append(_left_out(bad, count, skip_bad=skip_bad))
+    for name, split in splits.items():
+        if not len(split):
+            raise DataError(f"none of the {len(found[name])} images of the {name} part can be read")
+    if val_is_test:
+        splits["test"] = splits["val"]
+    return ImageData(f"imagefolder:{path}{VAL_IS_TEST if val_is_test else ''}", classes, notes=notes, **splits)
 
 
 def _classes(train: Path) -> list[str]:
@@ -90,7 +100,7 @@ def _classes(train: Path) -> list[str]:
     return classes
 
 
-def _list_images(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
+def _list_images(folder: Path, classes: list[str]) -> Part:
     """Every image of a split with its class, in the order of names."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; it must hold one folder for every class of train")
@@ -99,7 +109,7 @@ def _list_images(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     }
     if unknown:
         raise DataError(f"{folder} has a class that train has not: {', '.join(map(repr, sorted(unknown)))}")
-    images: list[tuple[Path, int]] = []
+    images: Part = []
     for label, name in enumerate(classes):
         files = sorted(file for file in (folder / name).rglob("*") if _is_image(file, folder))
         if not files:
@@ -114,10 +124,10 @@ def _is_image(file: Path, folder: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and not hidden and file.is_file()
 
 
-def _take_test(images: list[tuple[Path, int]], folder: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+def _take_test(images: Part, folder: Path) -> tuple[Part, Part]:
     """Split a fixed share of every class off: the same files on every machine and for every seed."""
-    train: list[tuple[Path, int]] = []
-    test: list[tuple[Path, int]] = []
+    train: Part = []
+    test: Part = []
     for label, group in groupby(images, key=itemgetter(1)):
         members = list(group)
         if len(members) < 2:
@@ -130,23 +140,55 @@ def _take_test(images: list[tuple[Path, int]], folder: Path) -> tuple[list[tuple
     return train, test
 
 
-def _read_all(files: list[Path], image_size: int, *, skip_bad: bool) -> dict[Path, Tensor]:
-    """Every image as uint8 (3, S, S). Those that cannot be read are told together, or left out."""
-    images, broken = {}, []
+def _read(part: Part, side: int, bad: dict[Path, DataError]) -> tuple[Tensor, list[int]]:
+    """The images that can be read, and their numbers."""
+    images = torch.empty(len(part), 3, side, side, dtype=torch.uint8)
+
+    def read(number: int) -> None:
+        images[number] = read_image(part[number][0], side)
+
+    kept = _readable(part, read, bad)
+    for place, number in enumerate(kept):
+        if place != number:  # closed up in place: a copy would take the memory twice
+            images[place] = images[number]
+    return images[: len(kept)], kept
+
+
+def _checked(name: str, part: Part, bad: dict[Path, DataError]) -> list[int]:
+    """The numbers of the images that can be read; of all training images, since the first epoch tells.
+
+    Of the others only its end would, and the epoch be lost.
+    """
+    if name == "train":
+        return list(range(len(part)))
+    return _readable(part, lambda number: check_image(part[number][0]), bad)
+
+
+def _readable(part: Part, read: Callable[[int], None], bad: dict[Path, DataError]) -> list[int]:
+    """The numbers of the images that ``read`` can read; what is wrong with the others goes to ``bad``."""
+
+    def error_of(number: int) -> DataError | None:
+        try:
+            read(number)
+        except DataError as error:
+            return error
+        return None
+
     with ThreadPoolExecutor() as threads:
-        for file, image in zip(files, threads.map(lambda file: _read(file, image_size), files), strict=True):
-            if isinstance(image, DataError):
-                broken.append(image)
-            else:
-                images[file] = image
-    if broken and not skip_bad:
-        others = f"; {len(broken) - 1} more cannot be read" if len(broken) > 1 else ""
-        raise DataError(f"{broken[0]}{others}") from broken[0]
-    return images
+        errors = list(threads.map(error_of, range(len(part))))
+    bad.update({file: error for (file, _), error in zip(part, errors, strict=True) if error is not None})
+    return [number for number, error in enumerate(errors) if error is None]
 
 
-def _read(file: Path, image_size: int) -> Tensor | DataError:
-    try:
-        return read_image(file, image_size)
-    except DataError as error:
-        return error
+def _left_out(bad: dict[Path, DataError], count: int, *, skip_bad: bool) -> str:
+    """A note of the images that are left out, or the error that there are such."""
+    first, *others = sorted(bad)
+    if not skip_bad:
+        more = f"; {len(others)} more cannot be read: {_names(others)}" if others else ""
+        raise DataError(f"{bad[first]}{more}") from bad[first]
+    return f"{len(bad)} of {count} images are left out, since they cannot be read: {_names(sorted(bad))}"
+
+
+def _names(files: list[Path]) -> str:
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return ", ".join(map(str, files[:NAMED])) + more

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +30,8 @@ class Split:
 
     images: Tensor | ImageFiles
     labels: Tensor
+    originals: ImageFiles | None = None
+    """The files of images in memory that are larger there: random parts are cut from these."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,9 +58,10 @@ class Split:
             rows: numbers of images.
             crops: for every row what :func:`saccade.data.files.crop_box` draws a part from, with ``least``.
         """
-        if isinstance(self.images, ImageFiles):
-            return self.images.take(rows, crops, least)
-        images = self.images[rows]
+        source = self.images if crops is None or self.originals is None else self.originals
+        if isinstance(source, ImageFiles):
+            return source.take(rows, crops, least)
+        images = source[rows]
         return (images if crops is None else cropped(images, crops, least)), rows
 
 
@@ -98,7 +103,7 @@ class ImageData:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 images -> float32 with zero mean and unit deviation per channel of the training images."""
-        mean, deviation = self.statistics
+        mean, deviation = (part.to(images.device) for part in self.statistics)
         return (images.float() - mean[:, None, None]) / deviation[:, None, None]
 
     def normalised_by(self, mean: list[float], deviation: list[float]) -> ImageData:
@@ -122,8 +127,10 @@ class ImageData:
         return sha.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write the tensors to a file that other processes map into memory."""
+        """Write the tensors to a file that other processes map into memory. The files of the originals are left out."""
         splits: dict[str, Split] = {name: getattr(self, name) for name in SPLITS}
+        if self.test is self.val:  # the file holds no tensor twice
+            splits["test"] = Split(self.val.tensor.clone(), self.val.labels.clone())
         tensors = {f"{name}.images": split.tensor.contiguous() for name, split in splits.items()}
         tensors |= {f"{name}.labels": split.labels.contiguous() for name, split in splits.items()}
         metadata = {"name": self.name} | {f"class {number}": name for number, name in enumerate(self.classes)}
@@ -139,6 +146,25 @@ class ImageData:
                 Split(file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels")) for name in SPLITS
             )
         return cls(metadata["name"], classes, train, val, test)
+
+
+def check_classes(data: ImageData, classes: Sequence[str]) -> None:
+    """That a data set has the classes of a checkpoint in their order: a label is a class's place.
+
+    Raises:
+        UsageError: other classes, with the first that differs.
+    """
+    for number, (here, there) in enumerate(zip_longest(data.classes, classes), 1):
+        if here != there:
+            raise UsageError(
+                f"`data` (={data.name!r}) has {len(data.classes)} classes, the checkpoint {len(classes)}, and they "
+                f"differ: class {number} is {_name_of(here)} in the data and {_name_of(there)} in the checkpoint; "
+                "evaluate it on data with the classes that it was trained on, of the same names"
+            )
+
+
+def _name_of(name: str | None) -> str:
+    return "missing" if name is None else repr(name)
 
 
 def cropped(images: Tensor, crops: Tensor, least: float) -> Tensor:

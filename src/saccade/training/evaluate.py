@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade.data import ImageData
+from saccade.data.batches import plain_batches
 from saccade.data.images import Split, SplitName
+from saccade.errors import DataError
 
+LOG = logging.getLogger("saccade")
 BATCH = 256
 BINS = 15
 
@@ -42,16 +46,25 @@ def accuracy(model: nn.Module, data: ImageData, split: SplitName) -> float:
 
 
 def count_right(
-    model: nn.Module, data: ImageData, split: SplitName, *, rank: int = 0, world: int = 1
+    model: nn.Module,
+    data: ImageData,
+    split: SplitName,
+    *,
+    batch_size: int = BATCH,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[int, int]:
-    """How many images of a split the model names right, and of how many: of those that ``rank`` of ``world`` takes."""
-    given, labels = logits(model, data, split, rank=rank, world=world)
+    """How many images of a split the model names right, and of how many. The arguments are those of :func:`logits`."""
+    given, labels = logits(model, data, split, batch_size=batch_size, workers=workers, rank=rank, world=world)
     return int((given.argmax(1).cpu() == labels).sum()), len(labels)
 
 
-def evaluate(model: nn.Module, data: ImageData, split: SplitName) -> Evaluation:
-    """Loss, accuracy, calibration and a table of classes."""
-    given, labels = logits(model, data, split)
+def evaluate(
+    model: nn.Module, data: ImageData, split: SplitName, *, batch_size: int = BATCH, workers: int = 0
+) -> Evaluation:
+    """Loss, accuracy, calibration and a table of classes. The arguments are those of :func:`logits`."""
+    given, labels = logits(model, data, split, batch_size=batch_size, workers=workers)
     given = given.float().cpu()
     classes = len(data.classes)
     right = given.argmax(1) == labels
@@ -81,26 +94,48 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -
 
 
 def logits(
-    model: nn.Module, data: ImageData, split: SplitName, *, rank: int = 0, world: int = 1
+    model: nn.Module,
+    data: ImageData,
+    split: SplitName,
+    *,
+    batch_size: int = BATCH,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """What the model gives for images of a split, (N, classes), and their labels.
+    """What the model gives for the images of a split that can be read, (N, classes), and their labels.
 
-    Of several processes, ``rank`` of ``world``, each takes every world-th image, so that none is taken twice.
+    Args:
+        model: its mode is left as it was.
+        data: the images.
+        split: which of them.
+        batch_size: images at a time.
+        workers: processes that read files ahead. They change nothing but the speed.
+        rank, world: of several processes, each takes every world-th image, so that none is taken twice.
+
+    Raises:
+        DataError: an image that cannot be read, unless such are to be skipped; or not one that can.
     """
-    images: Split = getattr(data, split)
     device = next(model.parameters()).device
     training = [module for module in model.modules() if module.training]
-    given, labels = [torch.zeros(0, len(data.classes), device=device)], [images.labels[:0]]
+    part: Split = getattr(data, split)
+    asked = len(range(rank, len(part), world))
+    given = [torch.zeros(0, len(data.classes), device=device)]
+    labels = [torch.zeros(0, dtype=torch.int64)]
     model.eval()
     try:
-        with torch.inference_mode():
-            for rows in torch.arange(len(images))[rank::world].split(BATCH):
-                if len(rows):
-                    batch, read = images.take(rows)
-                    batch = data.normalise(batch).contiguous(memory_format=torch.channels_last)
-                    given.append(model(batch.to(device)))
-                    labels.append(images.labels[read])
+        for images, named in plain_batches(part, batch_size, workers=workers, rank=rank, world=world):
+            if len(named):
+                normalised = data.normalise(images.to(device)).contiguous(memory_format=torch.channels_last)
+                with torch.inference_mode():
+                    given.append(model(normalised))
+                labels.append(named)
     finally:
         for module in training:
             module.training = True
+    missing = asked - sum(map(len, labels))
+    if missing and missing == asked:
+        raise DataError(f"none of the {asked} images of the {split} part can be read")
+    if missing:
+        LOG.warning("%d of %d images of the %s part are left out: they cannot be read", missing, asked, split)
     return torch.cat(given), torch.cat(labels)
