@@ -1,5 +1,7 @@
 """The cost of a network."""
 
+import functools
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -107,6 +109,21 @@ def test_measuring_does_not_change_the_model():
 def test_a_model_without_parameters():
     with pytest.raises(UsageError, match=r"`model` .=ReLU. has no parameters"):
         saccade.cost(nn.ReLU(), torch.zeros(1))
+
+
+def test_every_variant_is_compiled_however_many_share_their_code(monkeypatch):
+    """Of one piece of code PyTorch compiles 8 forms by default, and runs what comes after as it is."""
+    graphs = []
+
+    def backend(graph, _examples):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend, dynamic=False))
+    networks = {str(width): nn.Sequential(nn.Linear(4, width)) for width in range(2, 14)}
+    costs = measure(networks, torch.zeros(2, 4), device="cpu", train=False, compile=True, budget_s=0)
+    assert [cost.compile_error for cost in costs.values()] == [None] * 12
+    assert len(graphs) == 12
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def _compiled(
 
     actions, errors = {}, {}
     # Variants of a host run the same code, of which PyTorch by default compiles 8 forms, and then no more, silently.
-    with config.patch(recompile_limit=config.recompile_limit + len(models), fail_on_recompile_limit_hit=True):
+    with config.patch(recompile_limit=2**16, accumulated_recompile_limit=2**16):
         for name, model in models.items():
             action = forward(cast(nn.Module, torch.compile(model)), batch)
             try:
@@ -193,13 +193,13 @@ def _compiled(
 def _training(
     models: Mapping[str, nn.Module], batch: Tensor, *, budget_s: float
 ) -> tuple[dict[str, Timing], dict[str, int | None]]:
-    steps = {name: train_step(model, batch) for name, model in models.items()}
     hint = "; give train=False (--no-train), or a batch of two at least where BatchNorm needs one"
-    memory = {}
-    for name, step in steps.items():
+    steps, memory = {}, {}
+    for name, model in models.items():
         with _told(f"{name} cannot be trained on `example_input`: ", hint):
-            memory[name] = training_bytes(models[name], batch, step)
-        models[name].zero_grad()  # gradients that wait are no part of the next one's cost
+            steps[name] = train_step(model, batch)
+            memory[name] = training_bytes(model, batch, steps[name])
+        model.zero_grad()  # gradients that wait are no part of the next one's cost
     return time_each(steps, device=batch.device, budget_s=budget_s), memory
 
 
