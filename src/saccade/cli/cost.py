@@ -137,7 +137,7 @@ def _usual_place(name: str, model: nn.Module) -> tuple[str, int | None]:
 
 def _entry(variant: Variant, cost: Cost, host: Cost) -> dict[str, Any]:
     own, base = _numbers(cost), _numbers(host)
-    ratios = {name: None if own[name] is None else own[name] / base[name] for name in COMPARED}
+    ratios = {name: own[name] / base[name] if own[name] is not None and base[name] else None for name in COMPARED}
     timings = ("latency", "latency_one", "latency_compiled", "train_step")
     return {
         "name": variant.name,

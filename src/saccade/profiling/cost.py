@@ -135,7 +135,8 @@ def measure(
     for name, model in models.items():
         with _told(f"{name} cannot be run on `example_input` of shape {shape}: "):
             model.to(where)
-            macs[name], macs_one[name] = count_macs(model, batch), count_macs(model, batch[:1])
+            macs[name] = count_macs(model, batch)
+            macs_one[name] = macs[name] if len(batch) == 1 else count_macs(model, batch[:1])
 
     def latency(images: Tensor) -> dict[str, Timing]:
         on_stage(f"latency, batch {len(images)}")

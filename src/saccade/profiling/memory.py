@@ -30,9 +30,9 @@ def training_bytes(model: nn.Module, batch: Tensor, step: Callable[[], None]) ->
         None on a device other than CUDA and CPU.
     """
     measures = {"cpu": _top_on_cpu, "cuda": _top_on_cuda}
+    step()  # from now on there is momentum
     if batch.device.type not in measures:
         return None
-    step()  # from now on there is momentum
     learned = [parameter for parameter in model.parameters() if parameter.grad is not None]
     held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *learned, batch))
     model.zero_grad()
