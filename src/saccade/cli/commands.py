@@ -76,6 +76,40 @@ def sites(
 
 
 @app.command()
+def cost(
+    model: Annotated[
+        str, typer.Argument(help="A timm name, torchvision:NAME, saccade:NAME, or path/to/file.py:function.")
+    ],
+    attention: Annotated[str, typer.Option(help="Beside the host, such as se,gam(reduction=8),aaconv.")] = "none",
+    at: Annotated[str | None, typer.Option(help="Where: residual, block, ..., paths or globs, with commas.")] = None,
+    start: Annotated[str, typer.Option(help="paper or identity.")] = "paper",
+    image_size: Annotated[str | None, typer.Option(help="Such as 96 or 224x320; default: the model's own.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at once, beside one alone.")] = 4,
+    compile: Annotated[bool, typer.Option("--compile", help="Also by torch.compile, which takes a while.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Of the CPU; default: as PyTorch has it.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    no_train: Annotated[bool, typer.Option("--no-train", help="Without training steps and their memory.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Measure what attention costs: parameters, multiply-accumulates, latency, training step, memory."""
+    from saccade.cli.cost import print_cost
+
+    print_cost(
+        model,
+        attention=attention,
+        at=at,
+        start=start,
+        image_size=image_size,
+        batch_size=batch_size,
+        compile=compile,
+        thread_count=threads,
+        device=device,
+        train=not no_train,
+        as_json=json,
+    )
+
+
+@app.command()
 def compare(
     context: typer.Context,
     config: Annotated[

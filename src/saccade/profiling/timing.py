@@ -1,42 +1,79 @@
-"""How long things take: medians of repeated runs, taken in turns so that drift of the machine hits all alike."""
+"""How long things take: repeated runs after warming up, in turns so that drift of the machine hits all alike."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from statistics import median
+from dataclasses import dataclass
+from statistics import quantiles
 from typing import Any
 
 import torch
+
+MOST_ROUNDS, FEWEST_ROUNDS = 200, 5
+# Of rounds that take longer than so many seconds fewer must do.
+SLOW_S, FEWEST_SLOW_ROUNDS = 10.0, 3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of repeated runs: median, 95th percentile, the distance between the quartiles; how many runs."""
+
+    p50: float
+    p95: float
+    spread: float
+    runs: int
+
+    @classmethod
+    def of_seconds(cls, seconds: Sequence[float]) -> Timing:
+        """Of two runs at least. Percentiles are interpolated between the runs that are next to them."""
+        milliseconds = [1e3 * value for value in seconds]
+        low, middle, high = quantiles(milliseconds, n=4, method="inclusive")
+        return cls(middle, quantiles(milliseconds, n=20, method="inclusive")[-1], high - low, len(milliseconds))
+
+
+def time_each(
+    actions: Mapping[str, Callable[[], Any]],
+    *,
+    device: torch.device,
+    budget_s: float = 1.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Time actions over rounds in which every one runs once.
+
+    Args:
+        actions: what to time, by name; each is run twice beforehand to warm up.
+        device: waited for after every run where it works asynchronously.
+        budget_s: seconds to spend per action; at least 5 rounds are run, at most 200; where one takes over 10 s, 3.
+        clock: gives the time in seconds.
+    """
+
+    def seconds(action: Callable[[], Any]) -> float:
+        started = clock()
+        action()
+        _wait(device)
+        return clock() - started
+
+    for action in actions.values():
+        action()
+    _wait(device)
+    # The first run is no guide: it allocates, chooses algorithms, compiles.
+    round_s = sum(seconds(action) for action in actions.values())
+    fewest = FEWEST_ROUNDS if round_s <= SLOW_S else FEWEST_SLOW_ROUNDS
+    rounds = MOST_ROUNDS if round_s <= 0 else int(budget_s * len(actions) / round_s)
+    taken: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(max(fewest, min(MOST_ROUNDS, rounds))):
+        for name, action in actions.items():
+            taken[name].append(seconds(action))
+    return {name: Timing.of_seconds(values) for name, values in taken.items()}
 
 
 def median_ms(
     actions: Mapping[str, Callable[[], Any]], *, device: torch.device, budget_s: float = 1.0
 ) -> dict[str, float]:
-    """Milliseconds of each action: the median over rounds in which every action runs once.
-
-    Args:
-        actions: what to time, by name; each is run twice beforehand to warm up.
-        device: waited for after every run where it works asynchronously.
-        budget_s: seconds to spend per action; at least 5 rounds are run, at most 200.
-    """
-    started = time.perf_counter()
-    for action in actions.values():
-        action()
-    for action in actions.values():
-        action()
-    _wait(device)
-    round_s = (time.perf_counter() - started) / 2
-    rounds = max(5, min(200, int(budget_s * len(actions) / round_s)))
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(rounds):
-        for name, action in actions.items():
-            started = time.perf_counter()
-            action()
-            _wait(device)
-            times[name].append(time.perf_counter() - started)
-    return {name: 1e3 * median(values) for name, values in times.items()}
+    """The medians of :func:`time_each`, in milliseconds."""
+    return {name: timing.p50 for name, timing in time_each(actions, device=device, budget_s=budget_s).items()}
 
 
 @contextmanager
@@ -51,5 +88,5 @@ def threads(count: int) -> Iterator[None]:
 
 
 def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
