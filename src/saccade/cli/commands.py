@@ -225,13 +225,18 @@ def evaluate(
     data_dir: Annotated[Path | None, typer.Option(help="Where CIFAR is.")] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     device: Annotated[str, typer.Option(help="Such as cuda.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images ahead.")] = 0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Evaluate a checkpoint: top-1, top-5, calibration error, and a table of classes."""
     from saccade.cli.train import evaluate_file
 
     check_choice("split", split, ("train", "val", "test"))
-    evaluate_file(checkpoint, model=model, data=data, data_dir=data_dir, split=split, device=device, as_json=json)
+    evaluate_file(
+        checkpoint, model=model, data=data, data_dir=data_dir, split=split, device=device, workers=workers,
+        skip_bad=skip_bad, as_json=json,
+    )  # fmt: skip
 
 
 @app.command()

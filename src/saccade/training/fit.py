@@ -106,7 +106,9 @@ def fit(
         if test and trainer.is_global_zero:
             learner.to(trainer.strategy.root_device)  # Lightning ends on the CPU
             learner.doing = "the evaluation on the test images"
-            learner.evaluation = evaluate(learner.evaluated, data, "test")
+            learner.evaluation = evaluate(
+                learner.evaluated, data, "test", batch_size=settings.batch_size, workers=machine.workers
+            )
     return learner
 
 

@@ -204,7 +204,10 @@ class Learner(LightningModule):
                 torch.distributed.broadcast(buffer, 0)
         self.doing = f"the validation after epoch {self.current_epoch + 1}"
         with self.trainer.precision_plugin.val_step_context():
-            counted = count_right(self.evaluated, self.data, "val", rank=rank, world=world)
+            counted = count_right(
+                self.evaluated, self.data, "val", batch_size=self.settings.batch_size, workers=self.workers,
+                rank=rank, world=world,
+            )  # fmt: skip
         self.doing = ""
         counted = torch.tensor(counted, device=self.device)
         right, images = torch.as_tensor(self.trainer.strategy.reduce(counted, reduce_op="sum")).tolist()

@@ -18,7 +18,7 @@ from saccade._api import augment, plan_of
 from saccade._checks import check_choice, check_int
 from saccade._seeds import derive_seed
 from saccade.data import ImageData, load_data
-from saccade.data.images import SplitName
+from saccade.data.images import SplitName, check_classes
 from saccade.errors import DataError, UsageError
 from saccade.nets.build import build_model, pretrained_statistics
 from saccade.nets.hosts import Host
@@ -138,6 +138,8 @@ def evaluate_checkpoint(
     data_dir: Path | str | None = None,
     split: SplitName = "test",
     device: torch.device | str = "cpu",
+    workers: int = 0,
+    skip_bad: bool = False,
 ) -> Evaluation:
     """Evaluate a checkpoint on the data of its recipe, or on others with the same classes.
 
@@ -149,6 +151,7 @@ def evaluate_checkpoint(
         data, data_dir: as in a recipe, and of :func:`train`.
         split: train, val or test.
         device: where to evaluate.
+        workers, skip_bad: as of :func:`train`.
 
     Raises:
         DataError: a checkpoint that cannot be read.
@@ -167,12 +170,8 @@ def evaluate_checkpoint(
             f"name it: model={recipe.model!r}, on the command line --model"
         )
     recipe = recipe.model_copy(update={"pretrained": False, "model": model or recipe.model})
-    images = load_data(data or recipe.data, recipe.image_size, data_dir)
-    if len(images.classes) != len(about["classes"]):
-        raise UsageError(
-            f"`data` (={images.name!r}) has {len(images.classes)} classes, the checkpoint {len(about['classes'])}; "
-            "evaluate it on data with the classes that it was trained on"
-        )
+    images = load_data(data or recipe.data, recipe.image_size, data_dir, skip_bad=skip_bad)
+    check_classes(images, about["classes"])
     if images.shape[0] != len(about["statistics"][0]):
         raise UsageError(
             f"`data` (={images.name!r}) has images of {images.shape[0]} channels, the checkpoint is for "
@@ -184,7 +183,8 @@ def evaluate_checkpoint(
     except RuntimeError as error:
         raise UsageError(f"the weights in {path} are not those of {recipe.model}: {error}") from error
     network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return evaluate(network, images.normalised_by(*about["statistics"]), split)
+    images = images.normalised_by(*about["statistics"])
+    return evaluate(network, images, split, batch_size=recipe.batch_size, workers=workers)
 
 
 def _weights(state: dict[str, Any]) -> dict[str, Any]:
