@@ -1,5 +1,6 @@
 """``saccade cost``: what it prints, as a table and as data."""
 
+import dataclasses
 import json
 import re
 
@@ -108,6 +109,23 @@ def test_a_network_that_cannot_be_compiled_is_told(monkeypatch, capsys):
     monkeypatch.setattr("torch.compile", refuse)
     text = run([*SMALL, "--no-train", "--compile"], monkeypatch, capsys)
     assert "none cannot be compiled: RuntimeError: no compiler here" in text
+
+
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+def test_unsteady_times_are_told(spread, monkeypatch, capsys):
+    timing = Timing(10.0, 12.0, spread, 5)
+
+    def measured(*args, **options):
+        costs = measure(*args, **options, budget_s=0)
+        return {
+            name: dataclasses.replace(cost, latency=timing, latency_one=timing, train_step=timing)
+            for name, cost in costs.items()
+        }
+
+    monkeypatch.setattr(saccade.cli.cost, "measure", measured)
+    text = run(SMALL, monkeypatch, capsys)
+    assert ("measure again on a quiet machine" in text) == (spread == 3.0)
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_identity_start_of_a_convolution_has_its_name(monkeypatch, capsys):

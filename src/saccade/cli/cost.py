@@ -138,7 +138,6 @@ def _usual_place(name: str, model: nn.Module) -> tuple[str, int | None]:
 def _entry(variant: Variant, cost: Cost, host: Cost) -> dict[str, Any]:
     own, base = _numbers(cost), _numbers(host)
     ratios = {name: own[name] / base[name] if own[name] is not None and base[name] else None for name in COMPARED}
-    timings = ("latency", "latency_one", "latency_compiled", "train_step")
     return {
         "name": variant.name,
         "at": variant.at,
@@ -146,10 +145,15 @@ def _entry(variant: Variant, cost: Cost, host: Cost) -> dict[str, Any]:
         **own,
         "throughput": cost.throughput,
         "state_bytes": cost.state_bytes,
-        **{name: None if (timing := getattr(cost, name)) is None else asdict(timing) for name in timings},
+        **{name: None if timing is None else asdict(timing) for name, timing in _timings(cost).items()},
         "compile_error": cost.compile_error,
         "ratios": ratios,
     }
+
+
+def _timings(cost: Cost) -> dict[str, Timing | None]:
+    names = ("latency", "latency_one", "latency_compiled", "train_step")
+    return {name: getattr(cost, name) for name in names}
 
 
 def _numbers(cost: Cost) -> dict[str, Any]:
@@ -172,7 +176,8 @@ def _print_tables(variants: list[Variant], costs: dict[str, Cost], about: dict[s
     rows = [row for v in variants for row in _times(v.name, costs[v.name], images)]
     out.print(_table(["times in ms", "", "median", "p95", "spread", "runs", "images/s"], rows, left=2))
     out.print()
-    for line in (*_notes(variants, costs), *_explained(images)):
+    unsteady = any(is_unsteady(timing) for cost in costs.values() for timing in _timings(cost).values())
+    for line in (*_notes(variants, costs), *_explained(images, unsteady)):
         out.print(Text(line))
 
 
@@ -217,10 +222,17 @@ def _notes(variants: list[Variant], costs: dict[str, Cost]) -> Iterable[str]:
             yield f"{variant.name} cannot be compiled: {cost.compile_error}"
 
 
-def _explained(images: str) -> Iterable[str]:
+def _explained(images: str, unsteady: bool) -> Iterable[str]:
     yield ""
     yield f"MACs are of 1 image; latency, and step and memory of training, of {images}."
     yield "Timed in turns after two runs to warm up; spread is between the quartiles."
+    if unsteady:
+        yield "Some spreads are over a quarter of the median: measure again on a quiet machine."
+
+
+def is_unsteady(timing: Timing | None) -> bool:
+    """Whether runs differ by more than what their median can be trusted for."""
+    return timing is not None and timing.spread > timing.p50 / 4
 
 
 def _table(columns: list[str], rows: list[list[str]], *, left: int) -> Table:
