@@ -55,7 +55,7 @@ def test_one_message_and_status_2(words, message, monkeypatch, capsys, tmp_path)
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("words", ["compare --seeds three", "compare --epochs x", "explain", "compare --depth 3"])
+@pytest.mark.parametrize("words", ["compare --epochs x", "explain", "compare --depth 3"])
 def test_what_cannot_be_parsed_has_status_2_too(words, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["saccade", *words.split(" ")])
     with pytest.raises(SystemExit, match=r"^2$"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from saccade.comparison.pool import _Worker
+from saccade.comparison.trial import Trial
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def process(worker: _Worker, code: str) -> subprocess.Popen[str]:
 def test_a_process_that_died_between_two_trials_fails_the_next(worker):
     worker.process = process(worker, "")
     worker.process.wait()
-    started, failed = worker._run("se", 0)
+    started, failed = worker._run(Trial("se", 0))
     assert (started.kind, failed.kind) == ("started", "failed")
     assert failed.detail["reason"] == "its process ended with status 0"
 
@@ -36,7 +37,7 @@ def test_a_process_is_not_blamed_for_what_one_before_it_wrote(worker):
     reasons = []
     for code in ("import sys; sys.exit('out of luck')", "input(); import os; os._exit(3)"):
         worker.process = process(worker, code)
-        *_, failed = worker._run("se", 0)
+        *_, failed = worker._run(Trial("se", 0))
         reasons.append(failed.detail["reason"])
     assert reasons == ["its process ended with status 1: out of luck", "its process ended with status 3"]
 
@@ -44,7 +45,7 @@ def test_a_process_is_not_blamed_for_what_one_before_it_wrote(worker):
 def test_files_in_the_users_folder_are_not_imported(worker, tmp_path, monkeypatch):
     (tmp_path / "queue.py").write_text("raise SystemExit('the wrong queue')")
     monkeypatch.chdir(tmp_path)
-    *_, failed = worker._run("se", 0)
+    *_, failed = worker._run(Trial("se", 0))
     assert "the wrong queue" not in failed.detail["reason"]
     assert "comparison.json" in failed.detail["reason"]
 

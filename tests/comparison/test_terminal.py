@@ -49,7 +49,7 @@ def test_a_live_table_fills_and_the_verdicts_follow(tmp_path):
     assert re.search(r"se\(bias=False\) +●●", text)
     assert "seed 0: starts" in text
     assert re.search(r"trials .*100%.* passed, .*left", text)
-    last = text[text.rindex("95 % interval") :]
+    last = text[text.rindex("95 % interval verdict") :]
     assert re.search(r"none +\d\d\.\d\d +\(baseline\)", last)
     assert re.search(r"se\(bias=False\) .*(helps|hurts|no difference shown|too few runs)", last)
     assert re.search(r"se\(bias=False\) .* 3 x residual", last)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from click.core import ParameterSource
 
 from saccade._checks import check_choice
 from saccade.errors import UsageError
@@ -154,7 +153,7 @@ def compare(
     from saccade.cli.compare import run_comparison
 
     given = {name: value for name, value in context.params.items() if name != "config"}
-    typed = {name for name in given if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    typed = {name for name in given if getattr(context.get_parameter_source(name), "name", None) != "DEFAULT"}
     raise typer.Exit(run_comparison(given, typed, config))
 
 
@@ -242,16 +241,23 @@ def evaluate(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished comparison.")],
-    format: Annotated[str, typer.Option(help="html, or text for the table.")] = "html",
+    format: Annotated[str, typer.Option(help="html; or text, md, csv, json, printed.")] = "html",
 ) -> None:
     """Make the report of a comparison again from its results.json."""
     from saccade.cli.tables import print_comparison
     from saccade.report.html import write_report
-    from saccade.report.results import read_results
+    from saccade.report.markdown import results_markdown
+    from saccade.report.results import read_results, results_csv
 
-    check_choice("format", format, ("html", "text"))
+    check_choice("format", format, ("html", "text", "md", "csv", "json"))
     results = read_results(folder)
-    if format == "text":
-        print_comparison(results, folder / "report.html")
-    else:
+    if format == "html":
         print(write_report(folder))
+    elif format == "text":
+        print_comparison(results, folder / "report.html")
+    elif format == "md":
+        print(results_markdown(results), end="")
+    elif format == "csv":
+        print(results_csv(results), end="")
+    else:
+        print(results.model_dump_json(indent=2, by_alias=True))

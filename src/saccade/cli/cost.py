@@ -22,6 +22,7 @@ from saccade.cli.sites import example
 from saccade.cli.tables import console
 from saccade.errors import UsageError
 from saccade.nets import Host
+from saccade.nets.places import usual_place
 from saccade.profiling.cost import Cost, check_device, measure
 from saccade.profiling.timing import Timing, threads
 from saccade.report.numbers import SPACE, count, milliseconds, plural, times
@@ -29,9 +30,6 @@ from saccade.surgery import Survey
 
 SCHEMA = "saccade.cost/1"
 HOST = "none"
-# Attention that takes a convolution's place works on every pair of positions: by default on maps up to 32 x 32, as in
-# the AAConv paper's networks.
-MAX_POSITIONS = 1024
 COMPARED = ("params", "macs", "latency_ms", "train_step_ms", "peak_memory_mib")
 
 
@@ -111,7 +109,7 @@ def _specs(attention: str) -> list[Spec]:
 def _variant(host: nn.Module, spec: Spec, at: str | None, start: str, image: Tensor) -> Variant:
     if spec.name == HOST:
         return Variant(HOST, host)
-    usual, most = _usual_place(spec.name, host)
+    usual, most = usual_place(spec.name, host)
     model = augment(
         host,
         spec.name,
@@ -125,14 +123,6 @@ def _variant(host: nn.Module, spec: Spec, at: str | None, start: str, image: Ten
     residual = start == "identity" and mechanism(spec.name).paper.kind == "conv"
     sites = tuple(edit.site for edit in plan_of(model).edits)
     return Variant(str(spec), model, at or usual, sites, ", residual form" if residual else "")
-
-
-def _usual_place(name: str, model: nn.Module) -> tuple[str, int | None]:
-    """Where attention of a kind stands unless the user says, and the largest map that it takes there."""
-    kind = mechanism(name).paper.kind
-    if kind == "norm":
-        return "norm", None
-    return (getattr(model, "default_conv", "conv"), MAX_POSITIONS) if kind == "conv" else ("residual", None)
 
 
 def _entry(variant: Variant, cost: Cost, host: Cost) -> dict[str, Any]:

@@ -73,9 +73,7 @@ class PlainProgress:
             )
         done = f", {len(self.scores)} of them done before" if self.scores else ""
         controls = f" and {plural(len(asked.controls), 'control')}" if asked.controls else ""
-        tuning = (
-            f" and {len(asked.variants)} x {plural(asked.tune, 'try').replace('trys', 'tries')}" if asked.tune else ""
-        )
+        tuning = f" and {len(asked.variants) * asked.tune} of tuning" if asked.tune else ""
         self._say(
             f"{asked.model} on {asked.data}: {len(asked.variants)} variants{controls} x "
             f"{plural(len(asked.seeds), 'seed')}{tuning} = {self.total} trials{done}, "

@@ -12,7 +12,7 @@ from rich.text import Text
 from saccade.report.answer import answer
 
 if TYPE_CHECKING:
-    from saccade.report.results import Results, VariantResult
+    from saccade.report.results import Difference, Results, VariantResult
 
 
 def print_comparison(results: Results, report: Path) -> None:
@@ -20,15 +20,15 @@ def print_comparison(results: Results, report: Path) -> None:
     out = console()
     verdicts = _table(
         ("variant", "accuracy\n%", "difference", "95 % interval", "verdict", "seeds to\ndecide"),
-        [_verdict_row(variant) for variant in results.variants],
+        [_verdict_row(variant) for variant in (*results.variants, *results.controls)],
         left=("variant", "verdict"),
     )
     costs = _table(
         ("variant", "params", "MACs", "latency\nms", "step\nms", "where"),
-        [_cost_row(variant) for variant in results.variants],
+        [_cost_row(variant) for variant in (*results.variants, *results.controls)],
         left=("variant", "where"),
     )
-    for table in (verdicts, costs):
+    for table in (verdicts, *(_beside(control.name, results) for control in results.controls), costs):
         out.print(table)
         out.print()
     lines = [f"failed: {trial.name}, seed {trial.seed}: {trial.reason}" for trial in results.failed]
@@ -41,6 +41,19 @@ def print_comparison(results: Results, report: Path) -> None:
         out.print(line, markup=False, highlight=False)
 
 
+def _beside(control: str, results: Results) -> Table:
+    """Every variant beside a control."""
+    return _table(
+        (f"beside {control}", "difference", "95 % interval", "verdict", "seeds to\ndecide"),
+        [
+            [variant.name, *_difference(beside.difference), beside.verdict, _seeds(beside.seeds_to_decide)]
+            for variant in results.variants
+            if (beside := variant.against.get(control)) is not None
+        ],
+        left=(f"beside {control}", "verdict"),
+    )
+
+
 def console() -> Console:
     """A file or a pipe has no width of its own, and a wrapped table cannot be read by a program."""
     console = Console()
@@ -51,7 +64,7 @@ def _table(columns: tuple[str, ...], rows: list[list[str]], left: tuple[str, ...
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     for name in columns:
         # Long names fold where the terminal is narrow; numbers and verdicts stay whole.
-        table.add_column(name, justify="left" if name in left else "right", no_wrap=name != "variant", overflow="fold")
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=name != columns[0], overflow="fold")
     for row in rows:
         # As text: what is in brackets must not be read as rich's markup.
         table.add_row(*map(Text, row))
@@ -59,20 +72,26 @@ def _table(columns: tuple[str, ...], rows: list[list[str]], left: tuple[str, ...
 
 
 def _verdict_row(variant: VariantResult) -> list[str]:
-    difference = variant.difference
-    interval = (
-        ""
-        if difference is None or difference.low is None or difference.high is None
-        else f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
-    )
     return [
         variant.name,
         "" if variant.mean is None else f"{100 * variant.mean:.2f}",
-        "" if difference is None else f"{100 * difference.mean:+.2f}",
-        interval,
+        *_difference(variant.difference),
         variant.verdict or "(baseline)",
-        "" if variant.seeds_to_decide is None else f"~{variant.seeds_to_decide}",
+        _seeds(variant.seeds_to_decide),
     ]
+
+
+def _difference(difference: Difference | None) -> tuple[str, str]:
+    """The difference and its interval, in points."""
+    if difference is None:
+        return "", ""
+    low, high = difference.low, difference.high
+    interval = "" if low is None or high is None else f"{100 * low:+.2f} to {100 * high:+.2f}"
+    return f"{100 * difference.mean:+.2f}", interval
+
+
+def _seeds(count: int | None) -> str:
+    return "" if count is None else f"~{count}"
 
 
 def _cost_row(variant: VariantResult) -> list[str]:

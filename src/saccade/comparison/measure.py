@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
 
 from saccade._api import plan_of
 from saccade.comparison.record import VariantCost
 from saccade.comparison.request import Request, Variant
-from saccade.comparison.trial import build_variant, places
+from saccade.comparison.trial import build_variant
 from saccade.data import ImageData
+from saccade.nets.places import usual_place
 from saccade.profiling.cost import forward, train_step
 from saccade.profiling.macs import count_macs
 from saccade.profiling.timing import median_ms, threads
@@ -37,7 +39,7 @@ def measure_costs(
         step = median_ms({name: train_step(model, batch) for name, model in models.items()}, device=device)
     return {
         variant.name: VariantCost(
-            at=", ".join(places(variant, models[variant.name])) or None,
+            at=_place(variant, models[variant.name]),
             sites=[edit.site for edit in plan_of(models[variant.name]).edits],
             params=sum(parameter.numel() for parameter in models[variant.name].parameters()),
             macs=count_macs(models[variant.name], image),
@@ -46,3 +48,9 @@ def measure_costs(
         )
         for variant in variants
     }
+
+
+def _place(variant: Variant, model: nn.Module) -> str | None:
+    if variant.attention is None:
+        return None
+    return ", ".join(variant.at) if variant.at else usual_place(variant.attention, model)[0]

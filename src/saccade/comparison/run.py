@@ -25,6 +25,8 @@ from saccade.report.answer import answer
 from saccade.report.html import write_report
 from saccade.report.results import FailedTrial, Results, write_results
 
+COSTS = ("params", "macs", "latency_ms", "train_step_ms")
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -37,6 +39,28 @@ class Comparison:
     def report(self) -> Path:
         """The page for people."""
         return self.folder / "report.html"
+
+    def to_pandas(self) -> Any:
+        """A table with a row for every trial: variant, seed, accuracy (NaN where it failed), and the variant's costs.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError:
+            raise UsageError("to_pandas() needs pandas: pip install pandas") from None
+        results = self.results
+        return pandas.DataFrame(
+            {
+                "variant": variant.name,
+                "seed": seed,
+                "accuracy": float("nan") if score is None else score,
+                **{name: getattr(variant, name) for name in COSTS},
+            }
+            for variant in (*results.variants, *results.controls)
+            for seed, score in zip(results.seeds, variant.scores, strict=True)
+        )
 
     def __str__(self) -> str:
         return f"{answer(self.results)} ({self.report})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
+from saccade.attention.catalog import mechanism
 from saccade.comparison.record import Record
 from saccade.comparison.request import Variant
 from saccade.comparison.statistics import paired_difference, seeds_to_decide, verdict
@@ -61,7 +62,7 @@ def _result(record: Record, variant: Variant, data: ImageData, folder: Path) -> 
     beside = None if variant is baseline else _against(record, variant, baseline, folder)
     return VariantResult(
         name=variant.name,
-        label=variant.name,
+        label=_label(variant),
         options=variant.options,
         at=measured.at,
         start=variant.start,
@@ -83,6 +84,12 @@ def _result(record: Record, variant: Variant, data: ImageData, folder: Path) -> 
         against={} if variant.plain else {c.name: _against(record, variant, c, folder) for c in asked.controls},
         per_class=[_per_class(folder, variant, seed, data) for seed in asked.seeds],
     )
+
+
+def _label(variant: Variant) -> str:
+    """An attention that a convolution keeps beside itself is not the paper's, and is called so."""
+    kept = variant.start == "identity" and variant.attention and mechanism(variant.attention).paper.kind == "conv"
+    return f"{variant.name}, residual form" if kept else variant.name
 
 
 def _against(record: Record, variant: Variant, other: Variant, folder: Path) -> Against:

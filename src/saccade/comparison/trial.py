@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from saccade._api import apply_plan, augment, plan_of
 from saccade._seeds import derive_seed
-from saccade.attention.catalog import mechanism
 from saccade.comparison.record import Record, with_optim
 from saccade.comparison.request import Request, Variant
 from saccade.data import ImageData
 from saccade.errors import DataError
 from saccade.nets.build import build_model, pretrained_statistics
+from saccade.nets.places import usual_place
 from saccade.report.results import write_atomic
 from saccade.surgery import Plan
 from saccade.training import TrainSettings, predict
@@ -58,12 +58,14 @@ def build_variant(
         return apply_plan(host, Plan.from_json(variant.plan), example_input=image, inplace=True)
     if variant.attention is None:
         return host
+    usual, most = usual_place(variant.attention, host)
     return augment(
         host,
         variant.attention,
-        at=places(variant, host),
+        at=variant.at or usual,
         options=variant.options,
         start=variant.start or "paper",
+        max_positions=None if variant.at else most,
         example_input=image,
         inplace=True,
     )
@@ -74,15 +76,6 @@ def as_the_host_saw(request: Request, model: nn.Module, data: ImageData) -> Imag
     statistics = pretrained_statistics(request.model, model) if request.pretrained else None
     known = statistics is not None and len(statistics[0]) == data.shape[0]
     return data.normalised_by(*statistics) if statistics is not None and known else data
-
-
-def places(variant: Variant, model: nn.Module) -> list[str]:
-    """The kinds of site, paths or globs of a variant: the user's, else the usual ones of this kind of attention."""
-    if variant.at is not None or variant.attention is None:
-        return variant.at or []
-    if mechanism(variant.attention).paper.kind != "conv":
-        return ["residual"]
-    return [getattr(model, "default_conv", "conv")]
 
 
 def trial_folder(out: Path, variant: str, seed: int, candidate: int | None = None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -64,12 +65,31 @@ def report_html(results: Results) -> str:
         baseline=baseline.label if baseline else results.baseline,
         labels={entry.variant.name: entry.label for entry in shown},
         rows=[_table_row(entry, baseline.variant if baseline else None) for entry in shown],
+        beside={control.name: _beside(control.name, shown) for control in results.controls},
         has_memory=any(entry.variant.peak_memory_mib is not None for entry in shown),
         figures=figures(results),
         signs=VERDICT_SIGNS,
         most_classes=MOST_CLASSES,
         plural=numbers.plural,
     )
+
+
+def _beside(control: str, shown: list[Entry]) -> list[dict[str, Any]]:
+    """Every variant beside a control, written out."""
+    return [
+        {
+            "entry": entry,
+            "difference": numbers.points(beside.difference.mean if beside.difference else None),
+            "interval": numbers.interval(beside.difference.low, beside.difference.high) if beside.difference else "",
+            "p": numbers.p_value(beside.difference.p if beside.difference else None),
+            "verdict": beside.verdict,
+            "sign": VERDICT_SIGNS[beside.verdict][0],
+            "verdict_class": VERDICT_SIGNS[beside.verdict][1],
+            "seeds_to_decide": numbers.DASH if beside.seeds_to_decide is None else str(beside.seeds_to_decide),
+        }
+        for entry in shown
+        if (beside := entry.variant.against.get(control)) is not None
+    ]
 
 
 def write_report(folder: Path) -> Path:

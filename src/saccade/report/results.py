@@ -137,7 +137,7 @@ def results_csv(results: Results) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["variant", "seed", "accuracy"])
-    for variant in results.variants:
+    for variant in (*results.variants, *results.controls):
         for seed, score in zip(results.seeds, variant.scores, strict=True):
             writer.writerow([variant.name, seed, "" if score is None else score])
     return text.getvalue()

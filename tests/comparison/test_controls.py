@@ -1,0 +1,184 @@
+"""Controls get the dearest variant's compute; tuning tries the same for all; a pretrained host is what it was."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import models
+
+import saccade
+from comparison.conftest import SMALL
+from saccade.comparison import compare
+from saccade.comparison.control import settle, wider
+from saccade.comparison.record import VariantCost, alone, read_record
+from saccade.comparison.request import make_request
+from saccade.comparison.statistics import paired_difference, verdict
+from saccade.comparison.trial import build_variant, candidates, read_metrics, read_result, trial_folder
+from saccade.data import ImageData, load_data
+from saccade.errors import UsageError
+from saccade.nets import build_model
+from saccade.profiling.macs import count_macs
+from training.runs import image_folder
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("controlled") / "out"
+    asked = SMALL | {"attention": "none,se,gam(reduction=8)", "control": "longer,wider", "tune": 2}
+    compare(**asked, jobs=2, out=out)
+    return out
+
+
+def request(**changes):
+    asked = SMALL | {"data": "sample", "margin": 0.5, "batch_size": 64, "weight_decay": 5e-4} | changes
+    return make_request(**asked)
+
+
+def cost(step: float) -> VariantCost:
+    return VariantCost(sites=[], at=None, params=1, macs=1, latency_ms=1.0, train_step_ms=step)
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs"), [((10, 10, 9), 4), ((10, 12, 11), 5), ((10, 15, 25), 10), ((10, 5, 5), 4)]
+)
+def test_the_longer_control_has_the_epochs_that_the_dearest_variant_has_time_for(steps, epochs):
+    asked = request(attention="none,se,sem", control="longer", epochs=4)
+    settled = settle(
+        asked, load_data("sample"), {n: cost(s) for n, s in zip(("none", "se", "sem"), steps, strict=True)}
+    )
+    assert settled["longer"].epochs == epochs
+    assert settled["longer"].model == asked.model
+
+
+@pytest.mark.parametrize(
+    ("model", "option"),
+    [
+        (SMALL["model"], "widths"),
+        ("torchvision:mobilenet_v2", "width_mult"),
+        ("torchvision:resnet50", "width_per_group"),
+    ],
+)
+def test_the_wider_control_is_the_narrowest_with_the_compute(model, option):
+    data = load_data("sample") if model.startswith("saccade") else noise()
+    ratio = 1.3
+
+    def macs(name: str) -> int:
+        host = build_model(name, in_channels=data.shape[0], num_classes=len(data.classes))
+        return count_macs(host, torch.zeros(1, *data.shape))
+
+    name = wider(model, data, ratio)
+    assert option in name
+    assert macs(name) >= ratio * macs(model)
+    assert macs(name) < 1.25 * ratio * macs(model)
+
+
+def test_a_host_without_a_known_width_has_no_wider_control():
+    with pytest.raises(UsageError, match=r"`control` \(='wider'\): torchvision:alexnet has no width that is known"):
+        wider("torchvision:alexnet", noise(64), 1.5)
+
+
+def test_controls_stand_beside_every_variant(controlled):
+    results = json.loads((controlled / "results.json").read_text())
+    settled = json.loads((controlled / "comparison.json").read_text())["controls"]
+    longer, wide = results["controls"]
+    assert (longer["name"], wide["name"]) == ("longer", "wider")
+    assert longer["epochs"] == settled["longer"]["epochs"] > 1
+    assert len(read_metrics(controlled, "longer", 0)) == longer["epochs"]
+    assert (wide["epochs"], longer["params"]) == (1, results["variants"][0]["params"])
+    assert wide["params"] > longer["params"]
+    for variant in results["variants"][1:]:
+        for control in (longer, wide):
+            beside = variant["against"][control["name"]]
+            expected = paired_difference(variant["scores"], control["scores"], 2)
+            assert beside["difference"] == expected.model_dump()
+            assert beside["verdict"] == verdict(expected, 0.5)
+    assert results["variants"][0]["against"] == {}
+
+
+def test_a_control_keeps_its_length_when_a_comparison_goes_on(controlled):
+    before = (controlled / "comparison.json").read_bytes()
+    (trial_folder(controlled, "longer", 1) / "result.json").unlink()
+    events = []
+    asked = SMALL | {"attention": "none,se,gam(reduction=8)", "control": "longer,wider", "tune": 2}
+    compare(**asked, jobs=1, out=controlled, on_event=events.append)
+    assert {(event.trial.variant, event.trial.seed) for event in events} == {("longer", 1)}
+    assert (controlled / "comparison.json").read_bytes() == before
+
+
+def test_tuning_chooses_by_validation_alone_and_each_variant_had_the_same_tries(controlled):
+    record = read_record(controlled)
+    tried = candidates(record.asked)
+    assert (tried[0], len(tried)) == (record.asked.settings, 2)
+    results = json.loads((controlled / "results.json").read_text())
+    for variant in record.asked.variants:
+        scores = [read_result(controlled, variant.name, record.asked.tuning_seed, number) for number in (0, 1)]
+        for number, score in enumerate(scores):
+            folder = trial_folder(controlled, variant.name, 0, number)
+            lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            assert score == lines[-1]["val_accuracy"]
+            assert not (folder / "checkpoint.safetensors").exists()
+        best = tried[scores.index(max(scores))].optim
+        shown = next(each for each in results["variants"] if each["name"] == variant.name)
+        assert (shown["lr"], shown["weight_decay"]) == (best.lr, best.weight_decay)
+    assert record.asked.tuning_seed not in record.asked.seeds
+    baseline = results["variants"][0]
+    assert all(control["lr"] == baseline["lr"] for control in results["controls"])
+
+
+def test_a_pretrained_host_starts_as_what_it_was_and_sees_images_as_its_weights_did(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = models.get_model_weights("squeezenet1_1")["DEFAULT"]
+    torch.manual_seed(0)
+    state = models.get_model("squeezenet1_1", weights=None).state_dict()
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    torch.save(state, tmp_path / "hub/checkpoints" / Path(weights.url).name)
+    data = f"imagefolder:{image_folder(tmp_path / 'images', train=12, others=4)}"
+    asked = {"model": "torchvision:squeezenet1_1", "data": data, "image_size": 32, "pretrained": True}
+    finished = compare(
+        **asked, attention="se", at="conv", seeds=1, epochs=1, batch_size=8, out=tmp_path / "out", jobs=1
+    )
+    record = read_record(finished.folder)
+    assert [variant.start for variant in record.asked.variants] == [None, "identity"]
+    images = load_data(data, 32)
+    host, with_se = (build_variant(record.asked, variant, images, 0) for variant in record.asked.variants)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(host.eval()(x), with_se.eval()(x))
+    assert all(torch.equal(host.state_dict()[key], state[key]) for key in state if not key.startswith("classifier.1"))
+
+
+def test_a_second_process_on_a_folder_is_told(tmp_path):
+    told = pytest.raises(UsageError, match=r"`out` .* another process is at work on this comparison")
+    with alone(tmp_path / "out", request()), told:
+        compare(**SMALL, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_trains_as_the_same_attention_by_name(tmp_path):
+    """A plan and the mechanism that it says are one network; the two have the same weights before training."""
+    host = build_model(SMALL["model"], in_channels=1, num_classes=10)
+    image = torch.zeros(1, 1, 28, 28)
+    (tmp_path / "plan.json").write_text(
+        saccade.plan_of(saccade.augment(host, "se", start="paper", example_input=image)).to_json()
+    )
+    asked = request(attention=f"none,se,plan(file={str(tmp_path / 'plan.json')!r})")
+    data = load_data("sample")
+    by_name, by_plan = (build_variant(asked, variant, data, 3).state_dict() for variant in asked.variants[1:])
+    assert list(by_name) == list(by_plan)
+    assert all(torch.equal(by_name[key], by_plan[key]) for key in by_name)
+
+
+def noise(side: int = 32) -> ImageData:
+    from saccade.data import Split
+
+    split = Split(torch.zeros(4, 3, side, side, dtype=torch.uint8), torch.arange(4))
+    return ImageData("noise", ["a", "b", "c", "d"], split, split, split)
+
+
+def test_a_comparison_is_a_table_of_its_trials(finished):
+    table = finished.to_pandas()
+    assert list(table.columns[:3]) == ["variant", "seed", "accuracy"]
+    scores = {(row.variant, row.seed): row.accuracy for row in table.itertuples()}
+    variants = finished.results.variants
+    assert scores == {(v.name, s): score for v in variants for s, score in enumerate(v.scores)}
+    assert set(table.params) == {variant.params for variant in variants}
