@@ -14,7 +14,7 @@ from scipy import stats
 from comparison.conftest import SMALL
 from saccade.comparison import compare
 from saccade.comparison.record import read_record, usable_cores
-from saccade.comparison.trial import Trial, load_trial, trial_folder
+from saccade.comparison.trial import Trial, load_trial, read_predictions, trial_folder
 from saccade.data import load_data
 from saccade.errors import UsageError
 from saccade.profiling.timing import threads
@@ -196,3 +196,24 @@ def test_what_should_be_known_beforehand_is_said(tmp_path):
     Image.new("L", (8, 8), 99).save(root / "val" / "dark" / "3.png")
     with pytest.raises(UsageError, match=r"the images of .* have changed since the comparison in .* was begun"):
         compare(**asked, out=tmp_path / "out")
+
+
+def test_classes_and_images_are_those_of_the_predictions(finished):
+    data, results = load_data("sample"), results_of(finished)
+    right = {
+        (variant["name"], seed): read_predictions(finished.folder, variant["name"], seed) == data.test.labels
+        for variant in results["variants"]
+        for seed in SMALL_SEEDS
+    }
+    for variant in results["variants"]:
+        for seed in SMALL_SEEDS:
+            ours = right[variant["name"], seed]
+            assert variant["scores"][seed] == ours.double().mean().item()
+            for number, share in enumerate(variant["per_class"][seed]):
+                assert share == ours[data.test.labels == number].double().mean().item()
+        if variant["name"] != "none":
+            gained = [(right[variant["name"], s] & ~right["none", s]).double().mean().item() for s in SMALL_SEEDS]
+            assert variant["images"]["gained"] == pytest.approx(sum(gained) / 2)
+            mean = variant["difference"]["mean"]
+            assert variant["images"]["gained"] - variant["images"]["lost"] == pytest.approx(mean)
+            assert variant["images"]["low"] < mean < variant["images"]["high"]

@@ -2,6 +2,9 @@
 
 import json
 import os
+import resource
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from comparison.conftest import SMALL
+from saccade.comparison.record import read_record
+from saccade.comparison.trial import trial_folder
 
 pytestmark = [
     pytest.mark.slow,
@@ -113,3 +118,27 @@ def test_a_killed_comparison_leaves_no_process_and_goes_on_to_the_same_end(start
     wait_for_no_workers(out)
     assert run(out).returncode == 0
     assert scores(out) == scores(finished.folder)
+
+
+def test_a_full_disk_is_one_message_and_with_room_it_goes_on(finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished.folder, out)
+    (trial_folder(out, "se", 1) / "result.json").unlink()
+    words = [
+        *(sys.executable, "-m", "saccade.cli"),
+        *shlex.split(read_record(out).asked.command(out))[1:],
+        "--jobs",
+        "1",
+    ]
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # less than the images
+
+    full = subprocess.run(words, capture_output=True, text=True, check=False, preexec_fn=little_room)
+    assert full.returncode == 2
+    [message] = [line for line in full.stderr.splitlines() if line.startswith("saccade: ")]
+    assert "cannot be written" in message
+    assert "run the same command again" in message
+    subprocess.run(words, capture_output=True, check=True)
+    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (out, finished.folder))
+    assert [each["scores"] for each in ours["variants"]] == [each["scores"] for each in theirs["variants"]]

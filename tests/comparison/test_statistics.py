@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from saccade.comparison.statistics import paired_difference, seeds_to_decide, verdict
+from saccade.comparison.statistics import image_change, paired_difference, seeds_to_decide, verdict
 from saccade.report.results import Difference
 
 BASE = [0.850, 0.846, 0.853, 0.849, 0.851]
@@ -91,6 +91,19 @@ def test_without_spread_there_is_no_interval_and_too_few_runs(scores, baseline):
     assert (difference.low, difference.high, difference.p) == (None, None, None)
     assert verdict(difference, margin=0.5) == "too few runs"
     assert seeds_to_decide(scores, baseline, margin=0.5) is None
+
+
+def test_the_change_of_images_is_counted_and_its_interval_is_a_bootstraps():
+    # Of 200 images the variant gains 20 and loses 10, with either seed.
+    theirs = np.zeros(200, bool)
+    theirs[50:] = True
+    ours = theirs.copy()
+    ours[:20], ours[190:] = True, False
+    change = image_change(np.array([[ours, theirs], [ours, theirs]]))
+    assert (change.gained, change.lost) == (0.1, 0.05)
+    drawn = stats.bootstrap(((ours.astype(float) - theirs),), np.mean, method="percentile", rng=1).confidence_interval
+    assert change.low == pytest.approx(drawn.low, abs=0.006)
+    assert change.high == pytest.approx(drawn.high, abs=0.006)
 
 
 def test_failed_trials_leave_their_seeds_out():

@@ -53,11 +53,60 @@ def test_the_report_opens_from_disk_and_asks_for_nothing(opened):
     assert page.locator("table.wide").is_visible()
     assert page.locator("table.wide tbody tr").count() == 6
     assert page.locator("figure svg[role=img]").count() == 10
-    assert all(drawing.is_visible() for drawing in page.locator("figure svg[role=img]").all())
+    hidden = [drawing for drawing in page.locator("figure svg[role=img]").all() if not drawing.is_visible()]
+    assert len(hidden) == 3, "of the charts of cost one is shown at a time"
     page.locator("summary").first.click()
     assert page.get_by_text("layer1.0.bn2").first.is_visible()
     assert requests == []
     assert complaints == []
+
+
+def test_a_heading_sorts_the_table_by_mouse_and_by_keyboard(opened):
+    page, requests, complaints = opened(one_of_each(), viewport={"width": 1200, "height": 900})
+    heading = page.locator("table.wide thead th", has_text="Params")
+
+    def names() -> list[str]:
+        return [name.strip() for name in page.locator("table.wide tbody th").all_inner_texts()]
+
+    before = names()
+    heading.locator("button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert names() == [*(name for name in before if name != "gam"), "gam"]
+    page.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert names()[0] == "gam"
+    page.locator("table.wide thead th", has_text="Difference").locator("button").click()
+    assert names()[0] == "se", "numbers are sorted as numbers, below zero first"
+    assert set(names()[-2:]) == {"none", "eca"}, "what has no difference stays at the end"
+    assert heading.get_attribute("aria-sort") is None
+    assert (requests, complaints) == ([], [])
+
+
+def test_the_cost_axis_is_switched_by_mouse_and_by_keyboard(opened):
+    page, _, complaints = opened(one_of_each(), viewport={"width": 1200, "height": 900})
+
+    def shown() -> list[str]:
+        charts = page.locator(".axis svg[role=img]").all()
+        return [(chart.get_attribute("aria-label") or "").split(":")[0] for chart in charts if chart.is_visible()]
+
+    assert shown() == ["Accuracy against parameters"]
+    page.get_by_role("radio", name="latency").check()
+    assert shown() == ["Accuracy against latency"]
+    page.keyboard.press("ArrowRight")
+    assert shown() == ["Accuracy against training step"]
+    assert complaints == []
+
+
+def test_the_results_are_in_the_page_as_files(opened, tmp_path):
+    page, requests, _ = opened(one_of_each(), viewport={"width": 1200, "height": 900})
+    for name in ("results.json", "results.csv"):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=name).click()
+        assert download.value.suggested_filename == name
+        saved = tmp_path / f"saved-{name}"
+        download.value.save_as(saved)
+        assert saved.read_text() == (tmp_path / name).read_text().rstrip("\n") + ("\n" if name.endswith("csv") else "")
+    assert [url for url in requests if not url.startswith("data:")] == []
 
 
 def test_a_narrow_window_scrolls_the_table_and_not_the_page(opened):
@@ -94,7 +143,8 @@ def test_a_script_in_a_users_text_does_not_run(opened):
     hostile = "</title></style><img src=x onerror=alert(1)><script>alert(1)</script>"
     given = results(variant("x", "helps", label=hostile), model=hostile, command=hostile)
     page, requests, complaints = opened(given)
-    assert page.locator("script, img").count() == 0
+    assert page.locator("script").count() == 1, "the report's own"
+    assert page.locator("img").count() == 0
     assert hostile in page.locator("table.wide").inner_text()
     assert requests == []
     assert complaints == []

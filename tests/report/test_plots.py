@@ -72,7 +72,7 @@ def test_charts_take_results_without_costs_curves_or_intervals():
     made = figures(given)
     assert [figure.title for figure in made] == ["Every trial", "Accuracy in % against cost"]
     assert len(made[1].panels) == 2
-    assert "Not measured: latency and training step." in made[1].caption
+    assert "Not measured: latency, training step and memory." in made[1].caption
 
 
 def test_a_caption_gives_the_numbers():
@@ -82,3 +82,9 @@ def test_a_caption_gives_the_numbers():
         "each line is a 95 % interval, and the shaded band is the margin of ±0.5 points."
     )
     assert "dearest is gam: 9.00\u00a0M MACs, ×4.29 the baseline's" in captions[2]
+
+
+def test_the_front_holds_what_nothing_beats_in_both():
+    rows = [{"cost": c, "accuracy": a} for c, a in ((3, 80), (1, 70), (2, 69), (2, 75), (4, 80), (5, 90), (1, 60))]
+    front = [(row["cost"], row["accuracy"]) for row in plots.pareto(rows)]
+    assert front == [(1, 70), (2, 75), (3, 80), (5, 90)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from saccade._api import plan_of
 from saccade.comparison.record import VariantCost
@@ -15,6 +15,7 @@ from saccade.data import ImageData
 from saccade.nets.places import usual_place
 from saccade.profiling.cost import forward, train_step
 from saccade.profiling.macs import count_macs
+from saccade.profiling.memory import training_bytes
 from saccade.profiling.timing import median_ms, threads
 
 
@@ -37,6 +38,7 @@ def measure_costs(
         device = torch.device("cpu")
         latency = median_ms({name: forward(model, image) for name, model in models.items()}, device=device)
         step = median_ms({name: train_step(model, batch) for name, model in models.items()}, device=device)
+        memory = {name: _peak_mib(model, batch) for name, model in models.items()}
     return {
         variant.name: VariantCost(
             at=_place(variant, models[variant.name]),
@@ -45,9 +47,15 @@ def measure_costs(
             macs=count_macs(models[variant.name], image),
             latency_ms=latency[variant.name],
             train_step_ms=step[variant.name],
+            peak_memory_mib=memory[variant.name],
         )
         for variant in variants
     }
+
+
+def _peak_mib(model: nn.Module, batch: Tensor) -> float | None:
+    peak = training_bytes(model, batch, train_step(model, batch))
+    return None if peak is None else peak / 2**20
 
 
 def _place(variant: Variant, model: nn.Module) -> str | None:

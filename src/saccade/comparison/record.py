@@ -35,6 +35,7 @@ class VariantCost(BaseModel):
     macs: int
     latency_ms: Finite
     train_step_ms: Finite
+    peak_memory_mib: Finite | None = None
 
 
 class ControlSetting(BaseModel):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from saccade._checks import check_int
 from saccade.comparison.control import settle
@@ -20,7 +21,7 @@ from saccade.comparison.request import DEFAULT_ATTENTION, DEFAULT_MODEL, Request
 from saccade.comparison.summarise import summarise
 from saccade.comparison.trial import Trial, candidates, read_result
 from saccade.data import ImageData, load_data
-from saccade.errors import TrialError, UsageError
+from saccade.errors import DataError, TrialError, UsageError
 from saccade.report.answer import answer
 from saccade.report.html import write_report
 from saccade.report.results import FailedTrial, Results, write_results
@@ -162,8 +163,9 @@ def compare(
         waiting = [trial for trial in trials if trial not in done and trial.candidate is None]
         failed = _run(waiting, folder, images, jobs, on_event)
         results = summarise(record, images, folder, failed, notes)
-        write_results(results, folder)
-        write_report(folder)
+        with _room(folder):
+            write_results(results, folder)
+            write_report(folder)
     return Comparison(folder, results)
 
 
@@ -197,8 +199,11 @@ def _begin(folder: Path, request: Request, images: ImageData) -> Record:
     with torch.random.fork_rng(devices=[]):
         costs = measure_costs(request, images, request.variants)
         controls = settle(request, images, costs)
-        hosts = {name: control.model for name, control in controls.items()}
-        costs |= measure_costs(request, images, request.controls, hosts) if controls else {}
+        # The longer control is the baseline itself; the wider one is another network.
+        costs |= dict.fromkeys(controls, costs[request.variants[0].name])
+        hosts = {name: each.model for name, each in controls.items() if each.model != request.model}
+        others = [control for control in request.controls if control.name in hosts]
+        costs |= measure_costs(request, images, others, hosts) if others else {}
     record = Record(
         schema="saccade.comparison/1",
         asked=request,
@@ -223,6 +228,17 @@ def _continue(record: Record, folder: Path, images: ImageData, notes: list[str])
     if changed:
         notes.append(f"the comparison was begun with another {', '.join(changed)}: its trials may not be comparable")
     return record
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{folder} cannot be written: {error}; trials that are done are saved. Make room and run the same command "
+            "again (TMPDIR says where temporary files go)"
+        ) from error
 
 
 def _tune(
@@ -255,7 +271,8 @@ def _run(
         return failed
     with TemporaryDirectory(prefix="saccade-") as scratch:
         data_file = Path(scratch) / "images.safetensors"
-        images.save(data_file)
+        with _room(Path(scratch)):
+            images.save(data_file)
         # Closed at once when something interrupts, so that no process trains on.
         with closing(run_trials(trials, folder, data_file, jobs)) as events:
             for event in events:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+
 from saccade.attention.catalog import mechanism
 from saccade.comparison.record import Record
 from saccade.comparison.request import Variant
-from saccade.comparison.statistics import paired_difference, seeds_to_decide, verdict
+from saccade.comparison.statistics import image_change, paired_difference, seeds_to_decide, verdict
 from saccade.comparison.trial import read_metrics, read_predictions, read_result
 from saccade.data import ImageData
 from saccade.data.images import SPLITS
-from saccade.report.results import TOO_FEW, Against, EpochRecord, FailedTrial, Results, VariantResult
+from saccade.report.results import TOO_FEW, Against, EpochRecord, FailedTrial, ImageChange, Results, VariantResult
 
 INTERVALS = (
     "Differences are paired by seed. Intervals and p are of the paired t test, widened so that the 95 % holds for all "
@@ -27,7 +29,10 @@ TUNED = (
     "Learning rate and weight decay were chosen for the baseline and for each variant by as many trials each, the same "
     "candidates for all, on the validation images with a seed of their own; controls have the baseline's."
 )
-TIMES = "Latency is of one image, the training step of one batch, both with one thread, before the first trial."
+TIMES = (
+    "Latency is of one image, the training step and its peak memory of one batch, all with one thread, before the "
+    "first trial."
+)
 
 
 def summarise(record: Record, data: ImageData, folder: Path, failed: list[FailedTrial], notes: list[str]) -> Results:
@@ -71,6 +76,7 @@ def _result(record: Record, variant: Variant, data: ImageData, folder: Path) -> 
         macs=measured.macs,
         latency_ms=measured.latency_ms,
         train_step_ms=measured.train_step_ms,
+        peak_memory_mib=measured.peak_memory_mib,
         scores=scores,
         mean=fmean(finished) if finished else None,
         difference=beside.difference if beside else None,
@@ -82,6 +88,7 @@ def _result(record: Record, variant: Variant, data: ImageData, folder: Path) -> 
         lr=settings.optim.lr,
         weight_decay=settings.optim.weight_decay,
         against={} if variant.plain else {c.name: _against(record, variant, c, folder) for c in asked.controls},
+        images=None if variant is baseline else _images(record, variant, baseline, data, folder),
         per_class=[_per_class(folder, variant, seed, data) for seed in asked.seeds],
     )
 
@@ -113,6 +120,15 @@ def _curve(folder: Path, variant: Variant, seed: int) -> list[EpochRecord]:
         EpochRecord(**{name: entry[name] for name in EpochRecord.model_fields})
         for entry in read_metrics(folder, variant.name, seed)
     ]
+
+
+def _images(record: Record, variant: Variant, other: Variant, data: ImageData, folder: Path) -> ImageChange | None:
+    both = [
+        [read_predictions(folder, each.name, seed) == data.test.labels for each in (variant, other)]
+        for seed in record.asked.seeds
+        if None not in (read_result(folder, variant.name, seed), read_result(folder, other.name, seed))
+    ]
+    return image_change(np.array(both)) if both else None
 
 
 def _per_class(folder: Path, variant: Variant, seed: int, data: ImageData) -> list[float | None]:

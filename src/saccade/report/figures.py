@@ -29,6 +29,8 @@ class Figure:
     caption: str
     panels: list[Panel]
     legend: list[Entry] = field(default_factory=list)
+    axes: list[str] = field(default_factory=list)
+    """Names of the panels where one is shown at a time."""
 
 
 COSTS: tuple[tuple[str, str, bool, Callable[[VariantResult], float | None], Callable[[float | None], str]], ...] = (
@@ -36,6 +38,7 @@ COSTS: tuple[tuple[str, str, bool, Callable[[VariantResult], float | None], Call
     ("MACs", "MACs per image, log scale", True, lambda v: v.macs, count),
     ("latency", "latency, ms", False, lambda v: v.latency_ms, lambda ms: f"{milliseconds(ms)} ms"),
     ("training step", "training step, ms", False, lambda v: v.train_step_ms, lambda ms: f"{milliseconds(ms)} ms"),
+    ("memory", "peak memory of a training step, MiB", False, lambda v: v.peak_memory_mib, lambda mib: f"{mib:.0f} MiB"),
 )
 
 
@@ -101,12 +104,12 @@ def seeds_figure(results: Results, shown: list[Entry]) -> Figure | None:
 
 
 def cost_figure(shown: list[Entry]) -> Figure | None:
-    """Controls are left out: what they cost more is training, which none of the four axes shows."""
+    """Controls are left out: what they cost more is training, which none of the axes shows."""
     done = [entry for entry in shown if finished(entry) and entry.role != "control"]
     if not done:
         return None
     accuracies = plots.padded([100 * score for entry in done for score in finished(entry)])
-    panels, missing = [], []
+    panels, axes, missing = [], [], []
     for name, title, log, cost, write in COSTS:
         have = [entry for entry in done if (cost(entry.variant) or 0) > 0]
         if not have:
@@ -122,10 +125,12 @@ def cost_figure(shown: list[Entry]) -> Figure | None:
             rows, title=title, log=log, accuracies=accuracies, label=f"Accuracy against {name}: {told}"
         )
         panels.append(Panel(svg))
+        axes.append(name)
     if not panels:
         return None
-    caption = _cost_caption(done) + (f" Not measured: {listed(missing)}." if missing else "")
-    return Figure("Accuracy in % against cost", caption, panels, legend=done)
+    caption = _cost_caption(done) + " The stepped line is the front: no variant on it is beaten in both by another."
+    caption += f" Not measured: {listed(missing)}." if missing else ""
+    return Figure("Accuracy in % against cost", caption, panels, legend=done, axes=axes)
 
 
 def curve_figure(shown: list[Entry]) -> Figure | None:

@@ -1,8 +1,11 @@
-"""From a results file to one HTML page that needs nothing else: no script, no font, no request."""
+"""From a results file to one HTML page that needs nothing else: no font, no request, and no script to be read."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from saccade.report.results import (
     Results,
     VariantResult,
     read_results,
+    results_csv,
     write_atomic,
 )
 
@@ -50,6 +54,7 @@ class TableRow:
     step: str
     step_ratio: str
     memory: str
+    images: str
 
 
 def report_html(results: Results) -> str:
@@ -59,6 +64,7 @@ def report_html(results: Results) -> str:
     """
     shown = entries(results)
     baseline = next((entry for entry in shown if entry.role == "baseline"), None)
+    script = resources.files("saccade.report").joinpath("report.js").read_text(encoding="utf-8")
     return _template().render(
         results=results,
         answer=answer(results),
@@ -68,9 +74,16 @@ def report_html(results: Results) -> str:
         beside={control.name: _beside(control.name, shown) for control in results.controls},
         has_memory=any(entry.variant.peak_memory_mib is not None for entry in shown),
         figures=figures(results),
+        per_class=_per_class(results, shown),
+        downloads=_downloads(results),
+        script=script,
+        # The one script that may run, by its hash.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         signs=VERDICT_SIGNS,
         most_classes=MOST_CLASSES,
         plural=numbers.plural,
+        percent=numbers.percent,
+        points=numbers.points,
     )
 
 
@@ -89,6 +102,40 @@ def _beside(control: str, shown: list[Entry]) -> list[dict[str, Any]]:
         }
         for entry in shown
         if (beside := entry.variant.against.get(control)) is not None
+    ]
+
+
+def _per_class(results: Results, shown: list[Entry]) -> list[dict[str, Any]]:
+    """For every class the baseline's accuracy and what each variant adds, means over seeds that both have."""
+    baseline = next((entry.variant for entry in shown if entry.role == "baseline"), None)
+    others = [entry for entry in shown if entry.role == "variant" and any(entry.variant.per_class)]
+    if baseline is None or not any(baseline.per_class) or not others:
+        return []
+    rows = []
+    for number, name in enumerate(results.classes):
+        theirs = _of_class(baseline, number)
+        known = [value for value in theirs if value is not None]
+        changes = []
+        for entry in others:
+            pairs = zip(_of_class(entry.variant, number), theirs, strict=True)
+            differences = [a - b for a, b in pairs if a is not None and b is not None]
+            changes.append((entry, sum(differences) / len(differences) if differences else None))
+        rows.append({"name": name, "baseline": sum(known) / len(known) if known else None, "changes": changes})
+    return rows
+
+
+def _of_class(variant: VariantResult, number: int) -> list[float | None]:
+    return [seed[number] if seed else None for seed in variant.per_class]
+
+
+def _downloads(results: Results) -> list[tuple[str, str]]:
+    """The results as files within the page: name and address."""
+    files = {
+        "results.json": ("application/json", results.model_dump_json(indent=2, by_alias=True)),
+        "results.csv": ("text/csv", results_csv(results)),
+    }
+    return [
+        (name, f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}") for name, (kind, text) in files.items()
     ]
 
 
@@ -132,5 +179,18 @@ def _table_row(entry: Entry, baseline: VariantResult | None) -> TableRow:
         latency=numbers.milliseconds(variant.latency_ms),
         step=numbers.milliseconds(variant.train_step_ms),
         step_ratio="" if entry.role == "baseline" else ratio,
+        images=_images(variant),
         memory=numbers.NOT_MEASURED if variant.peak_memory_mib is None else f"{variant.peak_memory_mib:.0f}",
+    )
+
+
+def _images(variant: VariantResult) -> str:
+    change = variant.images
+    if change is None:
+        return ""
+    low, high = numbers.points(change.low), numbers.points(change.high)
+    return (
+        f"names {numbers.percent(change.gained)} of the test images right that the baseline's network of the same seed "
+        f"does not, and misses {numbers.percent(change.lost)} that it names; over other images like these, with these "
+        f"networks, {low} to {high} points"
     )

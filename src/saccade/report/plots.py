@@ -99,7 +99,11 @@ def cost_chart(rows: Rows, *, title: str, log: bool, accuracies: tuple[float, fl
     x = x.title(title).axis(format="~s" if log else "~f", values=ticks, tickCount=5)
     y = _accuracy_axis(alt.Y("accuracy:Q"), accuracies)
     base = alt.Chart(alt.InlineData(values=rows))
+    front = alt.Chart(
+        alt.InlineData(values=[*pareto(rows), {"cost": high, "accuracy": max(r["accuracy"] for r in rows)}])
+    )
     layers = alt.layer(
+        front.mark_line(interpolate="step-after", color=INK, opacity=0.35, strokeWidth=1).encode(x, y),
         base.mark_rule(strokeWidth=1, opacity=0.7).encode(
             x, _accuracy_axis(alt.Y("low:Q"), accuracies), alt.Y2("high:Q"), _raw(alt.Color("colour:N"))
         ),
@@ -108,6 +112,15 @@ def cost_chart(rows: Rows, *, title: str, log: bool, accuracies: tuple[float, fl
         ),
     )
     return _panel(layers, label)
+
+
+def pareto(rows: Rows) -> Rows:
+    """The rows that no other beats in cost and accuracy both, from the cheapest to the dearest."""
+    front: Rows = []
+    for row in sorted(rows, key=lambda row: (row["cost"], -row["accuracy"])):
+        if not front or row["accuracy"] > front[-1]["accuracy"]:
+            front.append(row)
+    return front
 
 
 def curve_chart(rows: Rows, *, accuracies: tuple[float, float], label: str) -> str:

@@ -47,6 +47,17 @@ class Against(Record):
     seeds_to_decide: int | None
 
 
+class ImageChange(Record):
+    """How the trained networks of a variant differ from the baseline's on the test images: of these networks alone."""
+
+    gained: Finite
+    """Share of the images that the variant's network names right and the baseline's of the same seed does not."""
+    lost: Finite
+    low: Finite
+    """Of a 95 % interval of gained - lost over other images, these networks given."""
+    high: Finite
+
+
 class VariantResult(Record):
     """One variant: where attention stands, what it costs, what its trials scored, and what follows from that."""
 
@@ -75,6 +86,7 @@ class VariantResult(Record):
     weight_decay: Finite | None = None
     against: dict[str, Against] = {}
     """By the name of a control."""
+    images: ImageChange | None = None
     per_class: list[list[Finite | None]] = []
     """By seed, the share of each class's test images that were named right; null where a class has none."""
 
