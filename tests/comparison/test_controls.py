@@ -19,7 +19,7 @@ from saccade.data import ImageData, load_data
 from saccade.errors import UsageError
 from saccade.nets import build_model
 from saccade.profiling.macs import count_macs
-from training.runs import image_folder
+from training.runs import HOST, image_folder
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +182,14 @@ def test_a_comparison_is_a_table_of_its_trials(finished):
     variants = finished.results.variants
     assert scores == {(v.name, s): score for v in variants for s, score in enumerate(v.scores)}
     assert set(table.params) == {variant.params for variant in variants}
+
+
+def test_a_host_from_an_edited_file_is_another_comparison(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(HOST)
+    asked = {"model": f"{file}:dropping", "attention": "se", "at": "conv", "seeds": 1, "epochs": 1, "jobs": 1}
+    compare(**asked, out=tmp_path / "out")
+    compare(**asked, out=tmp_path / "out")
+    file.write_text(HOST.replace("0.2", "0.3"))
+    with pytest.raises(UsageError, match=r"the file of .*/mine.py:dropping has changed since the comparison in"):
+        compare(**asked, out=tmp_path / "out")

@@ -68,6 +68,8 @@ class Record(BaseModel):
     schema_: Literal["saccade.comparison/1"] = Field(alias="schema")
     asked: Request
     data_digest: str
+    file_digest: str | None = None
+    """Of the file that the host comes from, where it comes from one."""
     environment: dict[str, str]
     threads_per_trial: int
     costs: dict[str, VariantCost]

@@ -22,6 +22,7 @@ from saccade.comparison.summarise import summarise
 from saccade.comparison.trial import Trial, candidates, read_result
 from saccade.data import ImageData, load_data
 from saccade.errors import DataError, TrialError, UsageError
+from saccade.nets import Host
 from saccade.report.answer import answer
 from saccade.report.html import write_report
 from saccade.report.results import FailedTrial, Results, write_results
@@ -208,6 +209,7 @@ def _begin(folder: Path, request: Request, images: ImageData) -> Record:
         schema="saccade.comparison/1",
         asked=request,
         data_digest=images.digest,
+        file_digest=_file_digest(request),
         environment=environment(),
         threads_per_trial=1,
         costs=costs,
@@ -223,11 +225,21 @@ def _continue(record: Record, folder: Path, images: ImageData, notes: list[str])
             f"the images of {images.name!r} have changed since the comparison in {str(folder)!r} was begun; "
             "name a new folder with --out"
         )
+    if record.file_digest != _file_digest(record.asked):
+        raise UsageError(
+            f"the file of {record.asked.model} has changed since the comparison in {str(folder)!r} was begun; name a "
+            "new folder with --out"
+        )
     here = environment()
     changed = [name for name in here if record.environment.get(name) != here[name]]
     if changed:
         notes.append(f"the comparison was begun with another {', '.join(changed)}: its trials may not be comparable")
     return record
+
+
+def _file_digest(request: Request) -> str | None:
+    host = Host.parse(request.model)
+    return host.fingerprint() if host.library == "file" else None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,14 @@ class Saver(Checkpoint):
                 lock.acquire()
         except Timeout:
             raise UsageError(f"`out` (={str(self.folder)!r}): another process trains there; choose another") from None
-        with lock if lock.is_locked else nullcontext():
+        try:
             if self.last.exists():
                 self._check_same(read_checkpoint(self.last)["saccade"])
                 yield self.last
             else:
                 yield None
+        finally:
+            lock.release()
 
     def _check_same(self, there: dict[str, Any]) -> None:
         now = {"schema": SCHEMA, **self.about}
