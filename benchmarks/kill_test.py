@@ -74,7 +74,9 @@ def killed(command: list[str], moment: float, *, worker: bool) -> dict[str, Any]
     """Start it, and kill it, or one of its workers, when the moment comes."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     time.sleep(moment)
-    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    # Workers are children of the threads that serve them.
+    listed = [file.read_text() for file in Path(f"/proc/{process.pid}/task").glob("*/children")]
+    children = [int(pid) for pid in " ".join(listed).split()]
     ended = process.poll() is not None
     victim = children[0] if worker and children else process.pid
     if not ended:
