@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from saccade.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -96,3 +97,19 @@ def hidden_width(channels: int, reduction: int, width: int | None = None) -> int
     if width > channels:
         raise UsageError(f"`width` (={width}) must be at most `channels` (={channels}): it is that of a bottleneck")
     return width
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """The device, which must be there and compute."""
+    import torch
+
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    # PyTorch asserts that it was built for a device; what it was built without is not implemented.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(f"`device` (={str(device)!r}) cannot be used here: {reason}") from error
+    if where.type == "meta":
+        raise UsageError("`device` (='meta') computes nothing; give 'cpu'")
+    return where

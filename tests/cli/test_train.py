@@ -9,11 +9,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from tensorboardX.proto.event_pb2 import Event
 
+from nets.kept import kept
 from saccade.cli import main
 from saccade.recipes import list_recipes
+from saccade.training.checkpoints import read_checkpoint
+from terminal import run_on_a_terminal
 from training.runs import image_folder
 
 
@@ -46,8 +52,73 @@ def test_a_run_prints_its_scores_and_leaves_metrics_checkpoints_and_recipe(
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("2", "6")]
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"last.ckpt", "best.ckpt", "metrics.csv", "recipe.json"} < names
-    assert any(name.startswith("events.out.tfevents") for name in names)
+    [events] = (tmp_path / "out").glob("events.out.tfevents*")
+    drawn = {
+        (event.step, value.tag): value.simple_value for event in read_events(events) for value in event.summary.value
+    }
+    for row in rows:
+        for name in ("lr", "train_loss", "val_accuracy"):
+            assert drawn[int(row["step"]), name] == pytest.approx(float(row[name]))
     assert json.loads((tmp_path / "out/recipe.json").read_text())["epochs"] == 2
+
+
+def read_events(file: Path) -> list[Any]:
+    """What TensorBoard reads: a length, its checksum, an event, its checksum, and so on."""
+    content, events = file.read_bytes(), []
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        events.append(Event.FromString(content[12 : 12 + length]))
+        content = content[16 + length :]
+    return events
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+def test_a_terminal_shows_a_bar_with_the_time_left(words: list[str]):
+    status, text = run_on_a_terminal([sys.executable, "-m", "saccade.cli", *words])
+    assert status == 0, text
+    shown = re.findall(r"(\d+)/6 batches +\S+ +(\d+:\d\d|-:--:--|--:--)", text)
+    assert shown
+    assert "epoch 2/2" in text
+    assert "8 images: top-1 " in text
+
+
+def test_another_logger_goes_by_its_name(tmp_path: Path, words: list[str], monkeypatch, capsys):
+    run([*words, "--logger", "csv"], monkeypatch, capsys)
+    [file] = (tmp_path / "out").glob("lightning_logs/*/metrics.csv")
+    with file.open() as opened, (tmp_path / "out/metrics.csv").open() as ours:
+        for theirs, row in zip(csv.DictReader(opened), csv.DictReader(ours), strict=True):
+            assert float(theirs["train_loss"]) == pytest.approx(float(row["train_loss"]))
+
+
+def test_the_recipe_of_fine_tuning_trains_attention_and_the_new_head_first(tmp_path: Path, monkeypatch, capsys):
+    weights = kept("resnet18", tmp_path, monkeypatch)
+    images = image_folder(tmp_path / "images", train=12, others=4)
+    settings = [f"data=imagefolder:{images}", "model=torchvision:resnet18", "image_size=32", "epochs=1", "batch_size=8",
+                "attention_first=1"]  # fmt: skip
+    run(
+        ["train", "finetune", "--out", str(tmp_path / "out"), *(w for s in settings for w in ("--set", s))],
+        monkeypatch,
+        capsys,
+    )
+    saved = read_checkpoint(tmp_path / "out/last.ckpt")
+    state = {name.removeprefix("model."): value for name, value in saved["state_dict"].items()}
+    moved = {
+        name
+        for name, value in weights.items()
+        if value.shape != state[name].shape or not torch.equal(value, state[name])
+    }
+    assert moved == {"fc.weight", "fc.bias"}
+    alphas = [value for name, value in state.items() if name.endswith("alpha")]
+    assert len(alphas) == 8
+    assert all(value.abs().sum() > 0 for value in alphas), "attention starts as the identity, and has learnt"
+    assert saved["saccade"]["statistics"][0] == pytest.approx([123.675, 116.28, 103.53])
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["saccade", "evaluate", str(tmp_path / "x.ckpt"), "--device", "cude"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main()
+    assert "`device` (='cude') cannot be used here" in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_evaluated_as_text_and_as_json(tmp_path: Path, words: list[str], monkeypatch, capsys):

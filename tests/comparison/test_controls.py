@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision import models
 
 import saccade
 from comparison.conftest import SMALL
+from nets.kept import kept
 from saccade.comparison import compare
 from saccade.comparison.control import settle, wider
 from saccade.comparison.record import VariantCost, alone, read_record
@@ -127,12 +127,7 @@ def test_tuning_chooses_by_validation_alone_and_each_variant_had_the_same_tries(
 
 
 def test_a_pretrained_host_starts_as_what_it_was_and_sees_images_as_its_weights_did(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    weights = models.get_model_weights("squeezenet1_1")["DEFAULT"]
-    torch.manual_seed(0)
-    state = models.get_model("squeezenet1_1", weights=None).state_dict()
-    (tmp_path / "hub/checkpoints").mkdir(parents=True)
-    torch.save(state, tmp_path / "hub/checkpoints" / Path(weights.url).name)
+    state = kept("squeezenet1_1", tmp_path, monkeypatch)
     data = f"imagefolder:{image_folder(tmp_path / 'images', train=12, others=4)}"
     asked = {"model": "torchvision:squeezenet1_1", "data": data, "image_size": 32, "pretrained": True}
     finished = compare(

@@ -73,29 +73,32 @@ def forge(path: Path, **changes: Any) -> Path:
     return path
 
 
+OTHER = "file names its host in a way that saccade.save does not: "
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "message"),
     [
-        {"schema": "saccade.model/2"},
-        {"host": {}},
-        {"host": "timm:resnet18"},
-        {"host": [1]},
-        {"host": RESNET | {"library": "os"}},
-        {"host": RESNET | {"library": ["timm"]}},
-        {"host": RESNET | {"name": 3}},
-        {"host": RESNET | {"options": [1]}},
-        {"host": RESNET | {"options": {"weights": "DEFAULT"}}},
-        {"host": {"library": "timm", "name": "resnet18", "options": {"checkpoint_path": "weights.pth"}}},
-        {"host": {"library": "timm", "name": "resnet18", "options": {"pretrained": True}}},
-        {"host": {"library": "timm", "name": "hf-hub:someone/model", "options": {}}},
-        {"plan": "abc"},
-        {"plan": {"schema": "saccade.plan/2", "edits": []}},
-        {"plan": {"schema": "saccade.plan/1", "edits": [{"site": "conv1"}]}},
+        ({"schema": "saccade.model/2"}, "was not written by saccade.save: it has no description of schema"),
+        ({"host": {}}, OTHER),
+        ({"host": "timm:resnet18"}, OTHER),
+        ({"host": [1]}, OTHER),
+        ({"host": RESNET | {"library": "os"}}, OTHER),
+        ({"host": RESNET | {"library": ["timm"]}}, OTHER),
+        ({"host": RESNET | {"name": 3}}, OTHER),
+        ({"host": RESNET | {"options": [1]}}, OTHER),
+        ({"host": RESNET | {"options": {"weights": "DEFAULT"}}}, OTHER),
+        ({"host": {"library": "timm", "name": "resnet18", "options": {"checkpoint_path": "weights.pth"}}}, OTHER),
+        ({"host": {"library": "timm", "name": "resnet18", "options": {"pretrained": True}}}, OTHER),
+        ({"host": {"library": "timm", "name": "hf-hub:someone/model", "options": {}}}, "is no model of timm"),
+        ({"plan": "abc"}, "file: not a plan of schema 'saccade.plan/1': its schema is None"),
+        ({"plan": {"schema": "saccade.plan/2", "edits": []}}, "not a plan of schema .* its schema is 'saccade.plan/2'"),
+        ({"plan": {"schema": "saccade.plan/1", "edits": [{"site": "conv1"}]}}, "file: not an edit of a plan: "),
     ],
     ids=str,
 )
-def test_a_description_of_another_form_is_an_error(changes: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(saccade.SaccadeError):
+def test_a_description_of_another_form_is_an_error(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
         saccade.load(forge(tmp_path / "file", **changes))
 
 
@@ -152,12 +155,12 @@ def test_a_host_that_cannot_be_built_is_an_error_of_the_file(
 def test_a_file_that_names_code_as_its_host_does_not_run_it(tmp_path: Path) -> None:
     code = tmp_path / "code.py"
     code.write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\ndef host(): pass\n")
-    for host in (
-        {"library": "file", "name": f"{code}:host", "options": {}},
-        {"library": "timm", "name": f"{code}:host", "options": {}},
-        {"library": f"{code}", "name": "host", "options": {}},
+    for host, message in (
+        ({"library": "file", "name": f"{code}:host", "options": {}}, OTHER),
+        ({"library": "timm", "name": f"{code}:host", "options": {}}, "is no model of timm"),
+        ({"library": f"{code}", "name": "host", "options": {}}, OTHER),
     ):
-        with pytest.raises(saccade.SaccadeError):
+        with pytest.raises(DataError, match=message):
             saccade.load(forge(tmp_path / "file", host=host))
     assert not (tmp_path / "ran").exists()
 

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import timm
 import torch
 from torch import nn
-from torchvision import models
 
+from nets.kept import kept
 from saccade.errors import UsageError
 from saccade.nets.build import build_model, pretrained_statistics
 from saccade.nets.hosts import Host, _with_classes
 
 IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-
-
-def kept(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    """Random weights where torchvision looks for those that it has downloaded before."""
-    monkeypatch.setenv("TORCH_HOME", str(folder))
-    url = models.get_model_weights(name)["DEFAULT"].url
-    state = models.get_model(name, weights=None).state_dict()
-    (folder / "hub/checkpoints").mkdir(parents=True)
-    torch.save(state, folder / "hub/checkpoints" / Path(url).name)
-    return state
 
 
 @pytest.mark.parametrize(("name", "head"), [("resnet18", "fc"), ("squeezenet1_1", "classifier.1")])

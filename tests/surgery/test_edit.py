@@ -138,7 +138,7 @@ def test_a_convolutions_mechanism_at_another_module_is_an_error() -> None:
 
 def test_the_call_that_an_error_prints_works() -> None:
     model = cifar()
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(UsageError, match=r"of which 9 fit: ") as raised:
         saccade.augment(model, "iebn", at="conv1", start="paper")
     call = str(raised.value).rpartition("fit: ")[2]
     augmented_by_it = eval(call, {"saccade": saccade, "model": model})  # noqa: S307  our own text

@@ -15,7 +15,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from saccade._api import augment, plan_of
-from saccade._checks import check_choice, check_int
+from saccade._checks import check_choice, check_device, check_int
 from saccade._specs import Spec, parse_specs
 from saccade.attention.catalog import check_mechanism, mechanism
 from saccade.cli.sites import example
@@ -23,7 +23,7 @@ from saccade.cli.tables import console
 from saccade.errors import UsageError
 from saccade.nets import Host
 from saccade.nets.places import usual_place
-from saccade.profiling.cost import Cost, check_device, measure
+from saccade.profiling.cost import Cost, measure
 from saccade.profiling.timing import Timing, threads
 from saccade.report.numbers import SPACE, count, milliseconds, plural, times
 from saccade.surgery import Survey

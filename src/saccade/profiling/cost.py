@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from saccade._checks import check_device
 from saccade.errors import UsageError
 from saccade.profiling.macs import count_macs
 from saccade.profiling.memory import training_bytes
@@ -221,18 +222,6 @@ def _told(what: str, hint: str = "") -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def check_device(device: torch.device | str) -> torch.device:
-    """The device, which must be there."""
-    try:
-        where = torch.device(device)
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"`device` (={str(device)!r}) cannot be used here: {_first_line(error)}") from error
-    if where.type == "meta":
-        raise UsageError("`device` (='meta') computes nothing, so that there is no time to measure; give 'cpu'")
-    return where
 
 
 def forward(model: nn.Module, x: Tensor) -> Callable[[], None]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from saccade._api import augment, plan_of
-from saccade._checks import check_choice, check_int
+from saccade._checks import check_choice, check_device, check_int
 from saccade._seeds import derive_seed
 from saccade.data import ImageData, load_data
 from saccade.data.images import SplitName, check_classes
@@ -157,7 +157,7 @@ def evaluate_checkpoint(
         DataError: a checkpoint that cannot be read.
         UsageError: data with other classes or channels; a network to which the weights do not belong.
     """
-    path = Path(path)
+    path, device = Path(path), check_device(device)
     content = read_checkpoint(path)
     about = content["saccade"]
     try:
