@@ -59,10 +59,11 @@ def measure(name: str, words: list[str], result: Any, root: Path, runs: int) -> 
     subprocess.run([*CLI, *words, "--out", str(root / f"{name}-whole")], check=True, capture_output=True)
     whole, seconds = result(root / f"{name}-whole"), time.monotonic() - started
     for number in range(runs):
-        # From when it has started to work, about; a run that ended before the moment came is told as such.
-        moment = random.Random(f"{name} {number}").uniform(0.2, 1.0) * seconds
+        worker = name == "compare" and number % 2 == 1
+        # From when it, or its workers, have started to work, about; what ended before the moment came is told as such.
+        moment = random.Random(f"{name} {number}").uniform(0.5 if worker else 0.2, 1.0) * seconds
         out = root / f"{name}-{number}"
-        status = killed([*CLI, *words, "--out", str(out)], moment, worker=name == "compare" and number % 2 == 1)
+        status = killed([*CLI, *words, "--out", str(out)], moment, worker=worker)
         again = subprocess.run([*CLI, *words, "--out", str(out)], check=False, capture_output=True, text=True)
         same = again.returncode == 0 and equal(result(out), whole)
         entry = {"killed_after_seconds": round(moment, 1), "of_seconds": round(seconds, 1), **status, "same": same}
