@@ -11,7 +11,7 @@ from comparison.conftest import SMALL
 from nets.kept import kept
 from saccade.comparison import compare
 from saccade.comparison.control import settle, wider
-from saccade.comparison.record import VariantCost, alone, read_record
+from saccade.comparison.record import alone, read_record
 from saccade.comparison.request import make_request
 from saccade.comparison.statistics import paired_difference, verdict
 from saccade.comparison.trial import build_variant, candidates, read_metrics, read_result, trial_folder
@@ -19,6 +19,7 @@ from saccade.data import ImageData, load_data
 from saccade.errors import UsageError
 from saccade.nets import build_model
 from saccade.profiling.macs import count_macs
+from saccade.report.results import Measured
 from training.runs import HOST, image_folder
 
 
@@ -35,8 +36,8 @@ def request(**changes):
     return make_request(**asked)
 
 
-def cost(step: float) -> VariantCost:
-    return VariantCost(sites=[], at=None, params=1, macs=1, latency_ms=1.0, train_step_ms=step)
+def cost(step: float) -> Measured:
+    return Measured(sites=[], at=None, params=1, macs=1, latency_ms=1.0, train_step_ms=step)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,7 @@ def test_the_longer_control_has_the_epochs_that_the_dearest_variant_has_time_for
         (SMALL["model"], "widths"),
         ("torchvision:mobilenet_v2", "width_mult"),
         ("torchvision:resnet50", "width_per_group"),
+        ("saccade:cifar_resnet(depth=8, widths=[8, 16, 32])", "widths"),
     ],
 )
 def test_the_wider_control_is_the_narrowest_with_the_compute(model, option):
@@ -67,15 +69,16 @@ def test_the_wider_control_is_the_narrowest_with_the_compute(model, option):
         host = build_model(name, in_channels=data.shape[0], num_classes=len(data.classes))
         return count_macs(host, torch.zeros(1, *data.shape))
 
-    name = wider(model, data, ratio)
+    name = wider(model, data, ratio, macs(model))
     assert option in name
     assert macs(name) >= ratio * macs(model)
     assert macs(name) < 1.25 * ratio * macs(model)
 
 
-def test_a_host_without_a_known_width_has_no_wider_control():
-    with pytest.raises(UsageError, match=r"`control` \(='wider'\): torchvision:alexnet has no width that is known"):
-        wider("torchvision:alexnet", noise(64), 1.5)
+@pytest.mark.parametrize("model", ["torchvision:alexnet", "timm:resnet18"])  # the second has one, and refuses it
+def test_a_host_without_a_known_width_has_no_wider_control(model):
+    with pytest.raises(UsageError, match=rf"`control` \(='wider'\): {model} has no width that is known"):
+        wider(model, noise(64), 1.5, 10**6)
 
 
 def test_controls_stand_beside_every_variant(controlled):

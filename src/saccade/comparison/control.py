@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
-from torch import nn
 
-from saccade._specs import Spec
-from saccade.comparison.record import ControlSetting, VariantCost
+from saccade.comparison.record import ControlSetting
 from saccade.comparison.request import Request
 from saccade.data import ImageData
 from saccade.errors import UsageError
 from saccade.nets import build_model
 from saccade.nets.hosts import Host
 from saccade.profiling.macs import count_macs
+from saccade.report.results import Measured
 
 # Options by which hosts are wider, with what they are by default: of ours, of torchvision's mobile networks, of its
 # ResNets, of timm's.
@@ -23,7 +23,7 @@ WIDTHS = {"widths": (16, 32, 64), "width_mult": 1.0, "width_per_group": 64, "bas
 STEP, WIDEST = 1 / 16, 4.0
 
 
-def settle(request: Request, data: ImageData, costs: Mapping[str, VariantCost]) -> dict[str, ControlSetting]:
+def settle(request: Request, data: ImageData, costs: Mapping[str, Measured]) -> dict[str, ControlSetting]:
     """What every control that was asked for is, from the step times measured before the first trial.
 
     The dearest variant's training step takes ``ratio`` times the baseline's: ``longer`` trains the baseline for that
@@ -39,18 +39,17 @@ def settle(request: Request, data: ImageData, costs: Mapping[str, VariantCost]) 
         if control.control == "longer":
             epochs = math.ceil(round(epochs * ratio, 6))
         else:
-            model = wider(model, data, ratio)
+            model = wider(model, data, ratio, costs[baseline].macs)
         settings[control.name] = ControlSetting(model=model, epochs=epochs, dearest=dearest, ratio=ratio)
     return settings
 
 
-def wider(model: str, data: ImageData, ratio: float) -> str:
-    """The name of the narrowest host with at least ``ratio`` times the MACs.
+def wider(model: str, data: ImageData, ratio: float, base: int) -> str:
+    """The name of the narrowest host with at least ``ratio`` times the ``base`` MACs of ``model``.
 
     Raises:
         UsageError: a host without a width, or none that is wide enough.
     """
-    base = _macs(_built(model, data), data)
     host = Host.parse(model)
     option = next((option for option in WIDTHS if _widens(host, option, data, base)), None)
     if option is None:
@@ -60,7 +59,7 @@ def wider(model: str, data: ImageData, ratio: float) -> str:
     factor = 1.0
     while factor <= WIDEST:
         name = _scaled(host, option, factor)
-        if _macs(_built(name, data), data) >= ratio * base:
+        if _macs(name, data) >= ratio * base:
             return name
         factor += STEP
     raise UsageError(f"`control` (='wider'): {model} would have to be over {WIDEST:g} times as wide; use 'longer'")
@@ -68,25 +67,29 @@ def wider(model: str, data: ImageData, ratio: float) -> str:
 
 def _widens(host: Host, option: str, data: ImageData, base: int) -> bool:
     try:
-        return _macs(_built(_scaled(host, option, 2.0), data), data) > base
-    except (UsageError, ValueError):  # no such option, or not with these blocks
+        return _macs(_scaled(host, option, 2.0), data) > base
+    except Exception:  # noqa: BLE001  libraries refuse an option in ways of their own
         return False
 
 
 def _scaled(host: Host, option: str, factor: float) -> str:
     width = host.options.get(option, WIDTHS[option])
-    if isinstance(width, tuple):
+    if isinstance(width, (tuple, list)):
         scaled = tuple(round(each * factor) for each in width)
     else:
         scaled = width * factor if isinstance(width, float) else round(width * factor)
-    spec = Spec(host.name, host.options | {option: scaled})
-    return f"{host.library}:{spec}" if host.library != "file" else str(spec)
+    return str(replace(host, options=host.options | {option: scaled}))
 
 
-def _built(model: str, data: ImageData) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        return build_model(model, in_channels=data.shape[0], num_classes=len(data.classes))
+def _macs(model: str, data: ImageData) -> int:
+    """Of one image, counted without numbers where the network can be built without."""
+    try:
+        return _counted(model, data, "meta")
+    except Exception:  # noqa: BLE001  a constructor or forward that reads values fails on meta in any way
+        return _counted(model, data, "cpu")
 
 
-def _macs(model: nn.Module, data: ImageData) -> int:
-    return count_macs(model, torch.zeros(1, *data.shape))
+def _counted(model: str, data: ImageData, device: str) -> int:
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        host = build_model(model, in_channels=data.shape[0], num_classes=len(data.classes))
+        return count_macs(host, torch.zeros(1, *data.shape))

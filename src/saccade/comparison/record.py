@@ -17,25 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from saccade.comparison.request import FILE as REQUEST
 from saccade.comparison.request import Request, Variant
 from saccade.errors import DataError, UsageError
-from saccade.report.results import Finite, write_atomic
+from saccade.report.results import Finite, Measured, write_atomic
 from saccade.training import TrainSettings
 
 FILE, LOCK = "comparison.json", ".lock"
 UNFINISHED = {LOCK, REQUEST, f"{REQUEST}.tmp", f"{FILE}.tmp"}  # all that a comparison has that was killed as it began
-
-
-class VariantCost(BaseModel):
-    """Where a variant's attention stands and what it costs, measured once before the first trial."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sites: list[str]
-    at: str | None
-    params: int
-    macs: int
-    latency_ms: Finite
-    train_step_ms: Finite
-    peak_memory_mib: Finite | None = None
 
 
 class ControlSetting(BaseModel):
@@ -72,7 +58,8 @@ class Record(BaseModel):
     """Of the file that the host comes from, where it comes from one."""
     environment: dict[str, str]
     threads_per_trial: int
-    costs: dict[str, VariantCost]
+    costs: dict[str, Measured]
+    """By variant or control, measured once before the first trial."""
     controls: dict[str, ControlSetting] = {}
     tuned: dict[str, Tuned] = {}
     """By variant, once all have been tuned."""

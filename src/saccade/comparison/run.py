@@ -209,7 +209,7 @@ def _begin(folder: Path, request: Request, images: ImageData) -> Record:
         schema="saccade.comparison/1",
         asked=request,
         data_digest=images.digest,
-        file_digest=_file_digest(request),
+        file_digest=Host.parse(request.model).fingerprint(),
         environment=environment(),
         threads_per_trial=1,
         costs=costs,
@@ -225,7 +225,7 @@ def _continue(record: Record, folder: Path, images: ImageData, notes: list[str])
             f"the images of {images.name!r} have changed since the comparison in {str(folder)!r} was begun; "
             "name a new folder with --out"
         )
-    if record.file_digest != _file_digest(record.asked):
+    if record.file_digest != Host.parse(record.asked.model).fingerprint():
         raise UsageError(
             f"the file of {record.asked.model} has changed since the comparison in {str(folder)!r} was begun; name a "
             "new folder with --out"
@@ -235,11 +235,6 @@ def _continue(record: Record, folder: Path, images: ImageData, notes: list[str])
     if changed:
         notes.append(f"the comparison was begun with another {', '.join(changed)}: its trials may not be comparable")
     return record
-
-
-def _file_digest(request: Request) -> str | None:
-    host = Host.parse(request.model)
-    return host.fingerprint() if host.library == "file" else None
 
 
 @contextmanager

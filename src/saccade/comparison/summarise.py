@@ -30,8 +30,8 @@ TUNED = (
     "candidates for all, on the validation images with a seed of their own; controls have the baseline's."
 )
 TIMES = (
-    "Latency is of one image, the training step and its peak memory of one batch, all with one thread, before the "
-    "first trial."
+    "Latency is of one image; images per second in eval mode, the training step and its peak memory are of one batch; "
+    "all measured with one thread, before the first trial. Times are medians, p95 the 95th percentile."
 )
 
 
@@ -69,14 +69,8 @@ def _result(record: Record, variant: Variant, data: ImageData, folder: Path) -> 
         name=variant.name,
         label=_label(variant),
         options=variant.options,
-        at=measured.at,
         start=variant.start,
-        sites=measured.sites,
-        params=measured.params,
-        macs=measured.macs,
-        latency_ms=measured.latency_ms,
-        train_step_ms=measured.train_step_ms,
-        peak_memory_mib=measured.peak_memory_mib,
+        **measured.model_dump(),
         scores=scores,
         mean=fmean(finished) if finished else None,
         difference=beside.difference if beside else None,

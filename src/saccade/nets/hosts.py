@@ -40,7 +40,10 @@ class Host:
         if not isinstance(text, str) or not text.strip():
             raise UsageError(f"`model` (={text!r}) must be {FORMS}")
         named, bracket, rest = text.partition("(")
-        options = parse_spec(f"options({rest}", "model").options if bracket else {}
+        try:
+            options = parse_spec(f"options({rest}", "model").options if bracket else {}
+        except UsageError:  # it speaks of what was put together here, and the user wrote something else
+            raise UsageError(f"`model` (={text!r}) must be {FORMS}") from None
         library, colon, name = named.rpartition(":")
         if library.endswith(".py"):
             return cls("file", named, options)
@@ -53,9 +56,11 @@ class Host:
         name = self.name if self.library == "file" else f"{self.library}:{self.name}"
         return f"{name}({options})" if options else name
 
-    def fingerprint(self) -> str:
-        """Of the file that a host comes from."""
-        return hashlib.sha256(Path(self.name.rpartition(":")[0]).read_bytes()).hexdigest()[:16]
+    def fingerprint(self) -> str | None:
+        """Of the file that a host comes from; None where it comes from a library."""
+        if self.library != "file":
+            return None
+        return hashlib.sha256(_file_of(self).read_bytes()).hexdigest()[:16]
 
     def build(self, *, pretrained: bool = False) -> nn.Module:
         """The network.
@@ -134,20 +139,24 @@ def _saccade(host: Host, pretrained: bool) -> nn.Module:
 
 
 def _from_file(host: Host, pretrained: bool) -> nn.Module:
-    file, _, function = host.name.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise UsageError(f"`model` (={host.name!r}): there is no file {file}")
+    path, function = _file_of(host), host.name.rpartition(":")[2]
     with _on_path(path.resolve().parent):
         made_by = _run(path)
         make = made_by.get(function)
         if not callable(make):
             hint = nearest(function, [name for name, value in made_by.items() if callable(value)])
-            raise UsageError(f"`model` (={host.name!r}): {file} has no function {function!r}{hint}")
+            raise UsageError(f"`model` (={host.name!r}): {path} has no function {function!r}{hint}")
         model = _called(host, make, **({"pretrained": True} if pretrained else {}))
     if not isinstance(model, nn.Module):
         raise UsageError(f"`model` (={host.name!r}) must give an nn.Module; it gave {type(model).__name__}")
     return model
+
+
+def _file_of(host: Host) -> Path:
+    path = Path(host.name.rpartition(":")[0])
+    if not path.is_file():
+        raise UsageError(f"`model` (={host.name!r}): there is no file {path}")
+    return path
 
 
 @contextlib.contextmanager

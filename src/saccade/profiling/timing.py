@@ -69,13 +69,6 @@ def time_each(
     return {name: Timing.of_seconds(values) for name, values in taken.items()}
 
 
-def median_ms(
-    actions: Mapping[str, Callable[[], Any]], *, device: torch.device, budget_s: float = 1.0
-) -> dict[str, float]:
-    """The medians of :func:`time_each`, in milliseconds."""
-    return {name: timing.p50 for name, timing in time_each(actions, device=device, budget_s=budget_s).items()}
-
-
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Run torch's CPU operators with ``count`` threads, then with as many as before."""

@@ -58,20 +58,32 @@ class ImageChange(Record):
     high: Finite
 
 
-class VariantResult(Record):
-    """One variant: where attention stands, what it costs, what its trials scored, and what follows from that."""
+class Measured(Record):
+    """Where attention stands in a network, and what the network costs: per image, or a batch where that is said."""
+
+    at: str | None
+    sites: list[str]
+    params: int
+    state_bytes: int | None = None
+    """Of the weights in a file."""
+    macs: int
+    latency_ms: Finite | None
+    """The median, of one image."""
+    latency_p95_ms: Finite | None = None
+    images_per_s: Finite | None = None
+    """Of a batch, in eval mode."""
+    train_step_ms: Finite | None
+    """The median, of a batch; so is the memory."""
+    peak_memory_mib: Finite | None = None
+
+
+class VariantResult(Measured):
+    """One variant: what it costs, what its trials scored, and what follows from that."""
 
     name: str
     label: str
     options: dict[str, Any]
-    at: str | None
     start: Literal["paper", "identity"] | None
-    sites: list[str]
-    params: int
-    macs: int
-    latency_ms: Finite | None
-    train_step_ms: Finite | None
-    peak_memory_mib: Finite | None = None
     scores: list[Finite | None]
     mean: Finite | None
     difference: Difference | None

@@ -194,10 +194,8 @@ def _weights(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _about(recipe: Recipe, data: ImageData, model: nn.Module) -> dict[str, Any]:
-    host = Host.parse(recipe.model)
-    file = {"file": host.fingerprint()} if host.library == "file" else {}
     return {
-        **file,
+        "file": Host.parse(recipe.model).fingerprint(),
         "recipe": recipe.model_dump(mode="json"),
         "classes": list(data.classes),
         "statistics": [part.tolist() for part in data.statistics],
