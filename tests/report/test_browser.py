@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
 
-from report.builders import one_of_each, results, variant
+from report.builders import failed_variant, one_of_each, results, variant
 from saccade.report.html import write_report
-from saccade.report.results import write_results
+from saccade.report.results import Difference, write_results
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the PATH")
@@ -50,8 +51,8 @@ def opened(browser, tmp_path):
 
 def test_the_report_opens_from_disk_and_asks_for_nothing(opened):
     page, requests, complaints = opened(one_of_each(), viewport={"width": 1200, "height": 900})
-    assert page.locator("table.wide").is_visible()
-    assert page.locator("table.wide tbody tr").count() == 6
+    assert page.locator("table.verdicts").is_visible()
+    assert page.locator("table.verdicts tbody tr").count() == 6
     assert page.locator("figure svg[role=img]").count() == 10
     hidden = [drawing for drawing in page.locator("figure svg[role=img]").all() if not drawing.is_visible()]
     assert len(hidden) == 3, "of the charts of cost one is shown at a time"
@@ -63,23 +64,34 @@ def test_the_report_opens_from_disk_and_asks_for_nothing(opened):
 
 def test_a_heading_sorts_the_table_by_mouse_and_by_keyboard(opened):
     page, requests, complaints = opened(one_of_each(), viewport={"width": 1200, "height": 900})
-    heading = page.locator("table.wide thead th", has_text="Params")
+    heading = page.locator("table.costs thead th", has_text="Params")
 
-    def names() -> list[str]:
-        return [name.strip() for name in page.locator("table.wide tbody th").all_inner_texts()]
+    def names(table: str) -> list[str]:
+        return [name.strip() for name in page.locator(f"table.{table} tbody th").all_inner_texts()]
 
-    before = names()
+    before = names("costs")
     heading.locator("button").click()
     assert heading.get_attribute("aria-sort") == "ascending"
-    assert names() == [*(name for name in before if name != "gam"), "gam"]
+    assert names("costs") == [*(name for name in before if name != "gam"), "gam"]
     page.keyboard.press("Enter")
     assert heading.get_attribute("aria-sort") == "descending"
-    assert names()[0] == "gam"
-    page.locator("table.wide thead th", has_text="Difference").locator("button").click()
-    assert names()[0] == "se", "numbers are sorted as numbers, below zero first"
-    assert set(names()[-2:]) == {"none", "eca"}, "what has no difference stays at the end"
+    assert names("costs")[0] == "gam"
+    page.locator("table.costs thead th", has_text="MACs").locator("button").click()
     assert heading.get_attribute("aria-sort") is None
+    assert names("verdicts") == before, "the other table stays as it is"
+    page.locator("table.verdicts thead th", has_text="Difference").locator("button").click()
+    assert names("verdicts")[0] == "se", "numbers are sorted as numbers, below zero first"
+    assert set(names("verdicts")[-2:]) == {"none", "eca"}, "what has no difference stays at the end"
     assert (requests, complaints) == ([], [])
+
+
+def test_zero_is_sorted_as_a_number(opened):
+    nothing = variant("nothing", "hurts", Difference(mean=0.0, low=0.0, high=0.0, p=0.0), mean=0.0)
+    page, _, _ = opened(results(variant("more", "helps"), nothing, failed_variant("never")))
+    for heading in ("Accuracy", "Difference", "p"):
+        page.locator("table.verdicts thead button", has_text=re.compile(f"^{heading}")).click()
+        names = [name.strip() for name in page.locator("table.verdicts tbody th").all_inner_texts()]
+        assert names[0] == "nothing", heading
 
 
 def test_the_cost_axis_is_switched_by_mouse_and_by_keyboard(opened):
@@ -145,6 +157,6 @@ def test_a_script_in_a_users_text_does_not_run(opened):
     page, requests, complaints = opened(given)
     assert page.locator("script").count() == 1, "the report's own"
     assert page.locator("img").count() == 0
-    assert hostile in page.locator("table.wide").inner_text()
+    assert hostile in page.locator("table.verdicts").inner_text()
     assert requests == []
     assert complaints == []

@@ -40,4 +40,5 @@ def test_a_control_has_a_table_of_its_own_here_and_on_the_page():
 def test_a_users_text_is_no_markup():
     text = results_markdown(results(variant("a|b<script>", "helps"), notes=["see [this](http://x)\n| cell |"]))
     assert "a\\|b\\<script\\>" in text
+    assert "<script>" not in text.replace("\\<script\\>", "")
     assert "see \\[this\\](http://x) \\| cell \\|" in text

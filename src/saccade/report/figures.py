@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from saccade.report import plots
@@ -87,13 +88,13 @@ def seeds_figure(results: Results, shown: list[Entry]) -> Figure | None:
         return None
     rows, trials = [], []
     for order, entry in enumerate(done):
-        mean = mean_of(finished(entry))
+        mean = fmean(finished(entry))
         rows.append(_look(entry) | {"mean": 100 * mean, "said": percent(mean)})
         for seed, score in zip(results.seeds, entry.variant.scores, strict=True):
             if score is not None:
                 trials.append(_look(entry) | {"order": order, "seed": str(seed), "mean": 100 * score})
     spread, widest = max((max(finished(e)) - min(finished(e)), e.label) for e in done)
-    caption = _range("Mean accuracy", [(mean_of(finished(entry)), entry.label) for entry in done])
+    caption = _range("Mean accuracy", [(fmean(finished(entry)), entry.label) for entry in done])
     if len(results.seeds) > 1:
         caption += f"; the seeds of one variant lie up to {100 * spread:.2f} points apart ({widest})"
     caption += "; each mark is a trial, the upright bar is the mean, and a thin line joins the trials of one seed."
@@ -118,9 +119,9 @@ def cost_figure(shown: list[Entry]) -> Figure | None:
         rows: plots.Rows = []
         for entry in have:
             scores = [100 * score for score in finished(entry)]
-            row = {"cost": cost(entry.variant), "accuracy": mean_of(scores), "low": min(scores), "high": max(scores)}
+            row = {"cost": cost(entry.variant), "accuracy": fmean(scores), "low": min(scores), "high": max(scores)}
             rows.append(row | {"colour": entry.colour, "shape": entry.shape})
-        told = "; ".join(f"{e.label} {write(cost(e.variant))}, {percent(mean_of(finished(e)))}" for e in have)
+        told = "; ".join(f"{e.label} {write(cost(e.variant))}, {percent(fmean(finished(e)))}" for e in have)
         svg = plots.cost_chart(
             rows, title=title, log=log, accuracies=accuracies, label=f"Accuracy against {name}: {told}"
         )
@@ -159,11 +160,6 @@ def curve_figure(shown: list[Entry]) -> Figure | None:
     return Figure("Validation accuracy in % by epoch", caption, panels)
 
 
-def mean_of(values: list[float]) -> float:
-    """The mean, of at least one value."""
-    return sum(values) / len(values)
-
-
 def _curve_rows(entry: Entry) -> plots.Rows:
     """Mean and range by epoch over the seeds that got so far."""
     by_epoch: dict[int, list[float]] = {}
@@ -173,7 +169,7 @@ def _curve_rows(entry: Entry) -> plots.Rows:
     # The baseline is the same in every chart: it stands back.
     look = {"who": entry.role, "colour": entry.colour, "opacity": 0.55 if entry.role == "baseline" else 1}
     return [
-        look | {"epoch": epoch, "mean": mean_of(values), "low": min(values), "high": max(values)}
+        look | {"epoch": epoch, "mean": fmean(values), "low": min(values), "high": max(values)}
         for epoch, values in sorted(by_epoch.items())
     ]
 
@@ -200,8 +196,8 @@ def _range(what: str, means: list[tuple[float, str]]) -> str:
 
 
 def _cost_caption(done: list[Entry]) -> str:
-    best = max(done, key=lambda entry: mean_of(finished(entry)))
-    score, size = percent(mean_of(finished(best))), count(best.variant.params)
+    best = max(done, key=lambda entry: fmean(finished(entry)))
+    score, size = percent(fmean(finished(best))), count(best.variant.params)
     said = f"Most accurate is {best.label}: {score} with {size} parameters"
     dearest = max(done, key=lambda entry: entry.variant.macs)
     baseline = next((entry for entry in done if entry.role == "baseline"), None)

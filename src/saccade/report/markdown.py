@@ -5,7 +5,7 @@ from __future__ import annotations
 from saccade.report import numbers
 from saccade.report.answer import answer
 from saccade.report.entries import Entry, entries
-from saccade.report.results import Difference, Results
+from saccade.report.results import Results
 
 COLUMNS = ("variant", "accuracy", "difference, points", "95 % interval", "p", "verdict", "params", "MACs", "step, ms")
 
@@ -13,14 +13,14 @@ COLUMNS = ("variant", "accuracy", "difference, points", "95 % interval", "p", "v
 def results_markdown(results: Results) -> str:
     """The answer, the table of verdicts, one beside each control, and the notes."""
     shown = entries(results)
-    parts = [answer(results), _table(COLUMNS, [_row(entry) for entry in shown])]
+    parts = [_plain(answer(results)), _table(COLUMNS, [_row(entry) for entry in shown])]
     for control in results.controls:
         beside = [(entry, entry.variant.against[control.name]) for entry in shown if entry.variant.against]
-        rows = [[entry.label, *_difference(each.difference), each.verdict] for entry, each in beside]
+        rows = [[entry.label, *numbers.difference(each.difference), each.verdict] for entry, each in beside]
         parts.append(_table((f"beside {control.name}", *COLUMNS[2:6]), rows))
     notes = [*(f"failed: {each.name}, seed {each.seed}: {each.reason}" for each in results.failed), *results.notes]
     parts.append("\n".join(f"- {_plain(note)}" for note in notes))
-    parts.append(f"    {results.command}")
+    parts.append("    " + results.command.replace("\n", "\n    "))
     return "\n\n".join(parts) + "\n"
 
 
@@ -29,19 +29,12 @@ def _row(entry: Entry) -> list[str]:
     return [
         entry.label,
         numbers.percent(variant.mean),
-        *_difference(variant.difference),
+        *numbers.difference(variant.difference),
         variant.verdict or entry.role,
         numbers.count(variant.params),
         numbers.count(variant.macs),
         numbers.milliseconds(variant.train_step_ms),
     ]
-
-
-def _difference(difference: Difference | None) -> list[str]:
-    if difference is None:
-        return ["", "", ""]
-    interval = numbers.interval(difference.low, difference.high)
-    return [numbers.points(difference.mean), interval, numbers.p_value(difference.p)]
 
 
 def _table(columns: tuple[str, ...], rows: list[list[str]]) -> str:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from saccade.report.results import Difference
+
 DASH = "–"
 SPACE = "\u00a0"  # between a number and its unit: a line does not break there
 NOT_MEASURED = "not measured"
@@ -25,6 +30,13 @@ def points(fraction: float | None) -> str:
 def interval(low: float | None, high: float | None) -> str:
     """An interval of differences in points, or nothing where the runs give none."""
     return "" if low is None or high is None else f"[{points(low)},{SPACE}{points(high)}]"
+
+
+def difference(given: Difference | None) -> tuple[str, str, str]:
+    """A difference, its interval and its p."""
+    if given is None:
+        return DASH, "", DASH
+    return points(given.mean), interval(given.low, given.high), p_value(given.p)
 
 
 def p_value(p: float | None) -> str:
