@@ -1,9 +1,11 @@
-"""Verdicts on real trainings whose truth is known: the same attention twice, and one that was harmed.
+"""Verdicts on real trainings whose truth is known: the same attention twice, one that was harmed, one that must help.
 
 ``uv run python benchmarks/verdict_trainings.py`` writes benchmarks/results/verdict_trainings.json. **A/A**: 20
 comparisons of a small ResNet with SE and the same with SE, attention drawn by other seeds, on the same host weights and
 batches; no difference is there to be found. **Harm**: a comparison by ``saccade.compare`` in which the trainings of one
-variant saw a fifth of their labels replaced.
+variant saw a fifth of their labels replaced. **Help**: a comparison on images of two striped patches far apart; the
+class is whether the stripes of both run the same way. No convolution of its host sees both, and what they see of each
+adds up to the same in both classes; attention over positions sees both.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from common import write_result
+from PIL import Image
 
 import saccade
 from saccade._seeds import derive_seed
@@ -36,13 +40,13 @@ COMPARISONS, SEEDS, EPOCHS, MARGIN, NOISE = 20, 3, 2, 0.5, 0.2
 
 
 def main() -> None:
-    """Both, and the file."""
+    """All three, and the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--at-once", type=int, default=2)
     asked = parser.parse_args()
     path = write_result(
         "verdict_trainings", ("saccade", "torch", "lightning", "scipy"),
-        same=same(asked.at_once), harm=harm(),
+        same=same(asked.at_once), harm=harm(), help=helped(),
     )  # fmt: skip
     print(path.read_text(encoding="utf-8"))
 
@@ -89,8 +93,61 @@ def harm() -> dict[str, Any]:
         for seed in record.asked.seeds:
             run_trial(record, Trial("se", seed), noisy, out, lambda _: None)
         results = json.loads((saccade.compare(**asked, out=out).folder / "results.json").read_text(encoding="utf-8"))
-    told = {name: [each[name] for each in results["variants"]] for name in ("name", "mean", "difference", "verdict")}
-    return {"what": f"compare {asked}, a share of {NOISE} of the labels of se's trainings replaced", **told}
+    return {"what": f"compare {asked}, a share of {NOISE} of the labels of se's trainings replaced", **told(results)}
+
+
+HOST = """
+from torch import nn
+
+def small(in_channels, num_classes):
+    def layer(before, after, stride):
+        return [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+
+    layers = [*layer(in_channels, 16, 2), *layer(16, 32, 1), *layer(32, 32, 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_classes))
+"""
+
+
+def helped() -> dict[str, Any]:
+    """A comparison on images whose class is a relation of two places."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "host.py").write_text(HOST)
+        draw_pairs(folder / "pairs")
+        asked = {
+            "attention": [{"attention": "aaconv", "at": "3"}, {"attention": "se", "at": "6"}],
+            "seeds": 5, "epochs": 10, "margin": MARGIN,
+        }  # fmt: skip
+        made = saccade.compare(f"{folder}/host.py:small", f"imagefolder:{folder}/pairs", **asked, out=folder / "out")
+        results = json.loads((made.folder / "results.json").read_text(encoding="utf-8"))
+    return {
+        "what": f"compare {asked}: three convolutions that see 11 of 32 pixels, patches 10 and more apart",
+        **told(results),
+    }
+
+
+def draw_pairs(root: Path) -> None:
+    """Grey noise with a striped patch at the left and one at the right; the class says if both are striped alike."""
+    generator = np.random.default_rng(0)
+    across = np.broadcast_to(np.tile([0.0, 0.0, 160.0, 160.0], 2), (8, 8))
+    for part, count in (("train", 800), ("val", 100), ("test", 400)):
+        for name in ("different", "same"):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                image, upright = generator.uniform(0, 60, (32, 32)), bool(generator.integers(2))
+                for left, turned in (
+                    (generator.integers(3), upright),
+                    (generator.integers(21, 25), upright ^ (name == "different")),
+                ):
+                    top = generator.integers(25)
+                    image[top : top + 8, left : left + 8] += across if turned else across.T
+                Image.fromarray(image.astype(np.uint8)).save(root / part / name / f"{number}.png")
+
+
+def told(results: dict[str, Any]) -> dict[str, Any]:
+    """Of every variant the scores and what follows from them."""
+    names = ("name", "scores", "mean", "difference", "verdict")
+    return {"variants": [{name: each[name] for name in names} for each in results["variants"]]}
 
 
 def noised(data: ImageData) -> ImageData:

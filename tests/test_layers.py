@@ -15,7 +15,7 @@ PACKAGE = Path(saccade.__file__).parent
 
 # A unit is a file or folder of the package. Within a layer no unit imports another, but for the pairs of BESIDE.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "_checks", "_specs", "_seeds"),
+    ("errors", "_checks", "_specs", "_seeds", "_files"),
     ("ops",),
     ("attention", "surgery"),
     ("_api", "_factory"),

@@ -12,6 +12,7 @@ from saccade.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
+    from pydantic import ValidationError
     from torch import Tensor
 
 
@@ -97,6 +98,12 @@ def hidden_width(channels: int, reduction: int, width: int | None = None) -> int
     if width > channels:
         raise UsageError(f"`width` (={width}) must be at most `channels` (={channels}): it is that of a bottleneck")
     return width
+
+
+def first_error(error: ValidationError) -> tuple[str, Any, str]:
+    """Of what pydantic found: the key, such as ``optim.lr``, what was given for it, and the rule."""
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])), first["input"], first["msg"]
 
 
 def check_device(device: torch.device | str) -> torch.device:

@@ -50,6 +50,11 @@ def parse_spec(text: str, what: str) -> Spec:
     return specs[0]
 
 
+def split_places(text: str) -> list[str]:
+    """Kinds of site, paths and globs from ``"layer3.*, layer4.*"``."""
+    return [place.strip() for place in text.split(",")]
+
+
 def _spec(node: ast.expr) -> Spec:
     if isinstance(node, ast.Name):
         return Spec(_own_name(node))

@@ -1,4 +1,4 @@
-"""What can go wrong, in two words: the user's mistake, or a trial that failed.
+"""What can go wrong, in three words: the user's call, the user's files, or a training that failed.
 
 Every message names the argument and its value, the rule it breaks, and the call that fixes it.
 """
@@ -17,4 +17,4 @@ class DataError(SaccadeError, ValueError):
 
 
 class TrialError(SaccadeError):
-    """A training run of a comparison that ended without a result."""
+    """A training, alone or of a comparison, that ended without a result."""

@@ -17,8 +17,10 @@ from tensorboardX.proto.event_pb2 import Event
 
 from nets.kept import kept
 from saccade.cli import main
+from saccade.cli.train import print_evaluation
 from saccade.recipes import list_recipes
 from saccade.training.checkpoints import read_checkpoint
+from saccade.training.evaluate import Evaluation
 from terminal import run_on_a_terminal
 from training.runs import image_folder
 
@@ -114,6 +116,20 @@ def test_the_recipe_of_fine_tuning_trains_attention_and_the_new_head_first(tmp_p
     assert saved["saccade"]["statistics"][0] == pytest.approx([123.675, 116.28, 103.53])
 
 
+def test_the_names_of_classes_are_text(capsys):
+    print_evaluation(Evaluation(3, 0.5, 0.5, None, 0.1, [("[red]", 2, 0.5), ("[/x]", 1, None)]))
+    printed = capsys.readouterr().out
+    assert re.search(r"^\[red\] +2 +50.0 %$", printed, re.MULTILINE)
+    assert re.search(r"^\[/x\] +1 *$", printed, re.MULTILINE)
+
+
+def test_an_unknown_split_is_one_message(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["saccade", "evaluate", str(tmp_path / "x.ckpt"), "--split", "tset"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main()
+    assert "`split` (='tset') must be one of 'train', 'val', 'test' (did you mean 'test'?)" in capsys.readouterr().err
+
+
 def test_a_device_that_is_not_there_is_named(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["saccade", "evaluate", str(tmp_path / "x.ckpt"), "--device", "cude"])
     with pytest.raises(SystemExit, match=r"^2$"):
@@ -164,7 +180,7 @@ def test_a_corrupt_image_is_named_and_skipped_if_asked(tmp_path: Path, words: li
 
 def test_recipes_are_listed(monkeypatch, capsys):
     out, _ = run(["train", "--list"], monkeypatch, capsys)
-    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == list_recipes()
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == ["recipe", *list_recipes()]
 
 
 def test_a_loss_that_is_no_number_is_a_failed_training_and_one_line(words: list[str], monkeypatch, capsys):

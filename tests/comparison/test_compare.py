@@ -19,6 +19,7 @@ from saccade.data import load_data
 from saccade.errors import UsageError
 from saccade.profiling.timing import threads
 from saccade.surgery import Plan
+from training.runs import image_folder
 
 SMALL_SEEDS = [0, 1]
 
@@ -44,7 +45,7 @@ def test_scores_are_those_of_the_checkpoints_on_the_test_images(finished):
 def test_a_checkpoint_holds_trained_weights_and_the_plan(finished):
     request = read_record(finished.folder).asked
     for variant in request.variants:
-        path = trial_folder(finished.folder, variant.name, 0) / "checkpoint.safetensors"
+        path = trial_folder(finished.folder, Trial(variant.name, 0)) / "checkpoint.safetensors"
         with safe_open(path, framework="pt") as file:
             plan = Plan.from_json(file.metadata()["plan"])
             steps = file.get_tensor("bn1.num_batches_tracked").item()
@@ -103,7 +104,7 @@ def test_one_process_gives_the_same_scores_as_two(finished, tmp_path):
 def test_finished_trials_are_skipped_and_missing_ones_run_again(finished, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(finished.folder, out)
-    (trial_folder(out, "se", 1) / "result.json").unlink()
+    (trial_folder(out, Trial("se", 1)) / "result.json").unlink()
     (out / "results.json").unlink()
     (out / "report.html").unlink()
     events = []
@@ -198,10 +199,21 @@ def test_what_should_be_known_beforehand_is_said(tmp_path):
         compare(**asked, out=tmp_path / "out")
 
 
+def test_images_that_stay_in_files_score_as_those_in_memory(tmp_path, monkeypatch):
+    data = f"imagefolder:{image_folder(tmp_path / 'images é', train=12, others=4)}"
+    asked = SMALL | {"attention": "none,se", "seeds": 1, "data": data, "image_size": 12}
+    in_memory = compare(**asked, out=tmp_path / "memory")
+    monkeypatch.setattr("saccade.data.image_folder.IN_MEMORY", 0)
+    in_files = compare(**asked, out=tmp_path / "files")
+    assert not isinstance(load_data(data, 12).train.images, torch.Tensor)
+    for ours, theirs in zip(in_files.results.variants, in_memory.results.variants, strict=True):
+        assert (ours.scores, ours.per_class) == (theirs.scores, theirs.per_class)
+
+
 def test_classes_and_images_are_those_of_the_predictions(finished):
     data, results = load_data("sample"), results_of(finished)
     right = {
-        (variant["name"], seed): read_predictions(finished.folder, variant["name"], seed) == data.test.labels
+        (variant["name"], seed): read_predictions(finished.folder, Trial(variant["name"], seed)) == data.test.labels
         for variant in results["variants"]
         for seed in SMALL_SEEDS
     }

@@ -9,17 +9,26 @@ import torch
 import saccade
 from comparison.conftest import SMALL
 from nets.kept import kept
+from nets.test_pretrained import IMAGENET
 from saccade.comparison import compare
 from saccade.comparison.control import settle, wider
-from saccade.comparison.record import alone, read_record
+from saccade.comparison.record import Record, VariantCost, alone, read_record
 from saccade.comparison.request import make_request
 from saccade.comparison.statistics import paired_difference, verdict
-from saccade.comparison.trial import build_variant, candidates, read_metrics, read_result, trial_folder
+from saccade.comparison.trial import (
+    Trial,
+    build_variant,
+    candidates,
+    read_metrics,
+    read_result,
+    run_trial,
+    trial_folder,
+)
 from saccade.data import ImageData, load_data
 from saccade.errors import UsageError
 from saccade.nets import build_model
 from saccade.profiling.macs import count_macs
-from saccade.report.results import Measured
+from saccade.training.fit import fit
 from training.runs import HOST, image_folder
 
 
@@ -36,8 +45,8 @@ def request(**changes):
     return make_request(**asked)
 
 
-def cost(step: float) -> Measured:
-    return Measured(sites=[], at=None, params=1, macs=1, latency_ms=1.0, train_step_ms=step)
+def cost(step: float) -> VariantCost:
+    return VariantCost(sites=[], at=None, params=1, macs=1, latency_ms=1.0, train_step_ms=step)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +96,7 @@ def test_controls_stand_beside_every_variant(controlled):
     longer, wide = results["controls"]
     assert (longer["name"], wide["name"]) == ("longer", "wider")
     assert longer["epochs"] == settled["longer"]["epochs"] > 1
-    assert len(read_metrics(controlled, "longer", 0)) == longer["epochs"]
+    assert len(read_metrics(controlled, Trial("longer", 0))) == longer["epochs"]
     assert (wide["epochs"], longer["params"]) == (1, results["variants"][0]["params"])
     assert wide["params"] > longer["params"]
     for variant in results["variants"][1:]:
@@ -101,7 +110,7 @@ def test_controls_stand_beside_every_variant(controlled):
 
 def test_a_control_keeps_its_length_when_a_comparison_goes_on(controlled):
     before = (controlled / "comparison.json").read_bytes()
-    (trial_folder(controlled, "longer", 1) / "result.json").unlink()
+    (trial_folder(controlled, Trial("longer", 1)) / "result.json").unlink()
     events = []
     asked = SMALL | {"attention": "none,se,gam(reduction=8)", "control": "longer,wider", "tune": 2}
     compare(**asked, jobs=1, out=controlled, on_event=events.append)
@@ -115,9 +124,10 @@ def test_tuning_chooses_by_validation_alone_and_each_variant_had_the_same_tries(
     assert (tried[0], len(tried)) == (record.asked.settings, 2)
     results = json.loads((controlled / "results.json").read_text())
     for variant in record.asked.variants:
-        scores = [read_result(controlled, variant.name, record.asked.tuning_seed, number) for number in (0, 1)]
+        tries = [Trial(variant.name, record.asked.tuning_seed, number) for number in (0, 1)]
+        scores = [read_result(controlled, each) for each in tries]
         for number, score in enumerate(scores):
-            folder = trial_folder(controlled, variant.name, 0, number)
+            folder = trial_folder(controlled, tries[number])
             lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
             assert score == lines[-1]["val_accuracy"]
             assert not (folder / "checkpoint.safetensors").exists()
@@ -129,7 +139,7 @@ def test_tuning_chooses_by_validation_alone_and_each_variant_had_the_same_tries(
     assert all(control["lr"] == baseline["lr"] for control in results["controls"])
 
 
-def test_a_pretrained_host_starts_as_what_it_was_and_sees_images_as_its_weights_did(tmp_path, monkeypatch):
+def test_a_pretrained_host_starts_as_what_it_was(tmp_path, monkeypatch):
     state = kept("squeezenet1_1", tmp_path, monkeypatch)
     data = f"imagefolder:{image_folder(tmp_path / 'images', train=12, others=4)}"
     asked = {"model": "torchvision:squeezenet1_1", "data": data, "image_size": 32, "pretrained": True}
@@ -143,6 +153,49 @@ def test_a_pretrained_host_starts_as_what_it_was_and_sees_images_as_its_weights_
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(host.eval()(x), with_se.eval()(x))
     assert all(torch.equal(host.state_dict()[key], state[key]) for key in state if not key.startswith("classifier.1"))
+
+
+def test_a_pretrained_host_is_trained_on_images_as_its_weights_know_them(tmp_path, monkeypatch):
+    kept("squeezenet1_1", tmp_path, monkeypatch)
+    name = f"imagefolder:{image_folder(tmp_path / 'images', train=12, others=4)}"
+    seen = []
+
+    def watched(model, data, *given, **named):
+        seen.append([part.flatten().tolist() for part in data.statistics])
+        return fit(model, data, *given, **named)
+
+    monkeypatch.setattr("saccade.training.fit.fit", watched)
+    for pretrained in (True, False):
+        asked = request(
+            model="torchvision:squeezenet1_1", data=name, image_size=32, pretrained=pretrained, attention="se",
+            at="conv", seeds=1, epochs=1, batch_size=8, lr=0.01,
+        )  # fmt: skip
+        record = Record.model_construct(asked=asked, costs={}, controls={}, tuned={})
+        run_trial(record, Trial("none", 0), load_data(name, 32), tmp_path / f"out-{pretrained}", lambda epoch: None)
+    assert seen[0] == [pytest.approx(part, rel=1e-6) for part in IMAGENET]
+    assert seen[1] != seen[0]
+
+
+COUNTED = """
+from pathlib import Path
+from torch import nn
+
+def counted(in_channels, num_classes):
+    builds = Path(__file__).with_name("builds")
+    builds.write_text(builds.read_text() + "." if builds.exists() else ".")
+    if builds.stat().st_size == 4:
+        raise RuntimeError("no luck")
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, num_classes))
+"""
+
+
+def test_a_try_of_tuning_that_fails_is_told(tmp_path):
+    (tmp_path / "host.py").write_text(COUNTED)
+    # Two builds to measure, then each variant's first try: the second of these fails.
+    asked = {"model": f"{tmp_path / 'host.py'}:counted", "data": "sample", "attention": "none,se", "at": "conv"}
+    finished = compare(**asked, seeds=1, epochs=1, tune=2, lr=0.01, jobs=1, out=tmp_path / "out")
+    assert "1 of 2 tries of tuning se failed; the first: RuntimeError: no luck" in finished.results.notes
+    assert finished.results.failed == []
 
 
 def test_a_second_process_on_a_folder_is_told(tmp_path):

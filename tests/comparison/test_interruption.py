@@ -16,7 +16,7 @@ import pytest
 
 from comparison.conftest import SMALL
 from saccade.comparison.record import read_record
-from saccade.comparison.trial import trial_folder
+from saccade.comparison.trial import Trial, trial_folder
 
 pytestmark = [
     pytest.mark.slow,
@@ -123,7 +123,7 @@ def test_a_killed_comparison_leaves_no_process_and_goes_on_to_the_same_end(start
 def test_a_full_disk_is_one_message_and_with_room_it_goes_on(finished, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished.folder, out)
-    (trial_folder(out, "se", 1) / "result.json").unlink()
+    (trial_folder(out, Trial("se", 1)) / "result.json").unlink()
     words = [
         *(sys.executable, "-m", "saccade.cli"),
         *shlex.split(read_record(out).asked.command(out))[1:],

@@ -7,7 +7,7 @@ import pytest
 
 from saccade.comparison.record import Record, find_record, quota_cores, read_record, write_record
 from saccade.comparison.request import make_request
-from saccade.comparison.trial import read_result, trial_folder
+from saccade.comparison.trial import Trial, read_result, trial_folder
 from saccade.errors import DataError, UsageError
 
 
@@ -53,11 +53,11 @@ def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("text", ["", "[]", '{"score": 0.9}', '{"schema": "saccade.trial/9", "score": 0.9}'])
 def test_a_result_that_is_none_is_named(tmp_path: Path, text: str) -> None:
-    folder = trial_folder(tmp_path, "se", 0)
+    folder = trial_folder(tmp_path, Trial("se", 0))
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(text)
     with pytest.raises(DataError, match=r"result.json is not a result of schema 'saccade.trial/1'; remove it"):
-        read_result(tmp_path, "se", 0)
+        read_result(tmp_path, Trial("se", 0))
 
 
 @pytest.mark.parametrize(

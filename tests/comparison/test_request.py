@@ -75,7 +75,7 @@ def test_seeds_are_a_count_or_a_list(seeds, listed):
         ({"seeds": "3"}, "`seeds` .='3'. must be a count of at least 1"),
         ({"seeds": 2.5}, "`seeds` .=2.5. must be a count of at least 1"),
         ({"attention": "se,gam(reduction=8, reduction=4)"}, "must be names, or names with options"),
-        ({"at": [3]}, "`at` .=3.: Input should be a valid string"),
+        ({"at": [3]}, "`at.0` .=3.: Input should be a valid string"),
         ({"lr": float("inf")}, "`lr` .=inf.: Input should be a finite number"),
         ({"margin": 0}, "`margin` .=0. must be a number"),
         ({"margin": float("nan")}, "`margin` .=nan. must be a number"),

@@ -56,7 +56,9 @@ def test_the_parts_are_those_of_the_files_and_validation_is_balanced(
     assert again.digest == data.digest
 
 
-def test_a_folder_with_something_else_is_named(tmp_path: Path) -> None:
-    (tmp_path / "cifar-100-python").mkdir()
-    with pytest.raises(DataError, match=rf"CIFAR100 is not in {tmp_path} and cannot be downloaded: .*--data-dir"):
+def test_a_copy_that_is_not_whole_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, monkeypatch)
+    (tmp_path / "cifar-100-python" / "test").write_bytes(b"cut short")
+    monkeypatch.setattr(datasets.CIFAR100, "url", "http://127.0.0.1:9/refused.tar.gz")
+    with pytest.raises(DataError, match=rf"{tmp_path} has no whole CIFAR100, and none can be downloaded: .*--data-dir"):
         load_cifar("cifar100", tmp_path)

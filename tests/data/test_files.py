@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from saccade.data import AugmentSettings, TrainBatches
+from saccade.data import AugmentSettings, ImageData, TrainBatches
 from saccade.data.files import ImageFiles, check_image, crop_box, read_image
 from saccade.data.image_folder import load_image_folder
-from saccade.errors import DataError, UsageError
+from saccade.errors import DataError
 from training.runs import image_folder
 
 
@@ -63,9 +63,16 @@ def test_the_digest_notices_another_file(folder: Path) -> None:
     assert load_image_folder(folder, 12, in_memory=False).digest != first
 
 
-def test_a_set_that_is_too_large_cannot_be_written_for_other_processes(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"20 images of 12 x 12 are too many to be held in memory"):
-        load_image_folder(folder, 12, in_memory=False).save(tmp_path / "images.safetensors")
+def test_other_processes_find_the_files(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    data = load_image_folder(folder.name, 12, in_memory=False)
+    data.save(tmp_path / "images.safetensors")
+    digest = data.digest
+    monkeypatch.chdir("/")
+    again = ImageData.load(tmp_path / "images.safetensors")
+    assert (again.name, again.classes, again.digest) == (data.name, data.classes, digest)
+    rows = torch.arange(3)
+    assert torch.equal(again.train.take(rows)[0], load_image_folder(folder, 12).train.images[rows])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -165,7 +172,7 @@ def test_in_memory_bad_images_are_an_error_or_named_and_counted(folder: Path) ->
     ]
     # Without the last of the greens, number 9, and the first of the reds, the next.
     kept = [*range(9), *range(11, 20)]
-    assert torch.equal(data.train.tensor, whole.train.tensor[kept])
+    assert torch.equal(data.train.images, whole.train.images[kept])
     assert torch.equal(data.train.labels, whole.train.labels[kept])
     assert len(data.test) == 5
 

@@ -61,7 +61,7 @@ def test_val_is_the_test_where_that_is_asked(tmp_path, with_test):
     (note,) = data.notes
     assert note.startswith(f"{root / 'val'} is the test too: ")
     data.save(tmp_path / "images.safetensors")
-    assert torch.equal(ImageData.load(tmp_path / "images.safetensors").test.tensor, data.val.tensor)
+    assert torch.equal(ImageData.load(tmp_path / "images.safetensors").test.images, data.val.images)
 
 
 def test_the_note_of_the_cut_says_how_to_do_without(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def test_an_unknown_library_is_an_error_with_the_nearest() -> None:
     "text", ["resnet18(", "resnet18(depth)", "resnet18(depth=)", "resnet18(x=open('y'))", "resnet18()3"]
 )
 def test_options_that_cannot_be_read_are_an_error(text: str) -> None:
-    with pytest.raises(UsageError, match=r"`model`"):
+    with pytest.raises(UsageError, match=rf"`model` \(={re.escape(repr(text))}\) must be a timm name"):
         Host.parse(text)
 
 

@@ -97,14 +97,14 @@ def test_sure_and_right_is_calibrated_and_sure_and_wrong_is_not() -> None:
 @pytest.mark.parametrize("world", [2, 3, 8])
 def test_processes_share_the_images_without_taking_one_twice(world: int) -> None:
     data, model = numbered(701), table(701)
-    whole = count_right(model, data, "val")
-    shares = [count_right(model, data, "val", rank=rank, world=world) for rank in range(world)]
+    whole = count_right(*logits(model, data, "val"))
+    shares = [count_right(*logits(model, data, "val", rank=rank, world=world)) for rank in range(world)]
     assert tuple(map(sum, zip(*shares, strict=True))) == whole
     assert max(images for _, images in shares) - min(images for _, images in shares) <= 1
 
 
 def test_more_processes_than_images_count_nothing() -> None:
-    assert count_right(table(3), numbered(3), "val", rank=4, world=5) == (0, 0)
+    assert count_right(*logits(table(3), numbered(3), "val", rank=4, world=5)) == (0, 0)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_files_are_read_by_the_workers_and_tensors_are_not(folder: Path, monkeyp
 
     monkeypatch.setattr(batches, "DataLoader", Loader)
     for in_memory in (True, False):
-        count_right(linear(), load_image_folder(folder, 12, in_memory=in_memory), "val", workers=1)
+        logits(linear(), load_image_folder(folder, 12, in_memory=in_memory), "val", workers=1)
     assert asked == [0, 1]
 
 

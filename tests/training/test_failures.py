@@ -175,17 +175,15 @@ def test_a_run_that_dies_between_its_two_files_still_leaves_the_best(tmp_path: P
 
 def _train_until_it_writes(asked: Recipe, out: Path, name: str) -> None:
     """Train, and be killed in the middle of the first writing of a file of that name."""
-    write = Path.open
+    write = Path.write_bytes
 
-    def dies(path: Path, *given: Any, **named: Any) -> Any:
-        file = write(path, *given, **named)
+    def dies(path: Path, content: Any) -> int:
         if path.name == f".{name}.tmp":
-            file.write(b"half")
-            file.flush()
+            write(path, b"half")
             os.kill(os.getpid(), signal.SIGKILL)
-        return file
+        return write(path, content)
 
-    Path.open = dies  # pyright: ignore[reportAttributeAccessIssue]
+    Path.write_bytes = dies  # pyright: ignore[reportAttributeAccessIssue]
     train(asked, out)
 
 

@@ -114,6 +114,22 @@ def test_attention_and_the_classifier_learn_first_then_all():
     assert moved[1] >= {"0.weight", "0.bias", "1.weight", "1.running_mean", "1.num_batches_tracked"}
 
 
+@pytest.mark.parametrize(("name", "at"), [("sk", "conv"), ("iebn", "norm")])
+def test_attention_in_a_modules_place_learns_with_its_own_batchnorms(name, at):
+    host = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    host.append(nn.Linear(64, 2))
+    site = {"conv": "2", "norm": "3"}[at]
+    model = saccade.augment(host, name, at=site, start="paper", example_input=torch.zeros(1, 1, 8, 8))
+    before = {path: value.clone() for path, value in model.named_buffers()}
+    fit(model, stripes(), TrainSettings(epochs=1, batch_size=16, attention_first=1, optim=OptimSettings(lr=0.1)), 0)
+    moved = {path for path, value in model.named_buffers() if not torch.equal(value, before[path])}
+    statistics = {path for path in before if path.startswith(f"{site}.") and "running" in path}
+    kept = {path for path in statistics if "saccade" in path}  # of the host's norm, which iebn's stands for
+    assert statistics - kept
+    assert moved >= statistics - kept
+    assert not any(path.startswith(("1.", *({"3."} - {f"{site}."}))) for path in moved)
+
+
 def test_the_average_of_the_weights_is_what_is_evaluated():
     model = network()
     average = model[4].weight.detach().clone()

@@ -204,10 +204,12 @@ def train(
         "compile": compile,
     }
     folder = out or Path("runs") / recipe
-    options = {"data_dir": data_dir, "save_every": save_every, "skip_bad": skip_bad, "machine": machine}
     loggers = [name for name in logger or ["tensorboard"] if name != "none"]
     try:
-        run_recipe(recipe, changes, folder, loggers=loggers, options=options)
+        run_recipe(
+            recipe, changes, folder, machine=machine, loggers=loggers, data_dir=data_dir, save_every=save_every,
+            skip_bad=skip_bad,
+        )  # fmt: skip
     except KeyboardInterrupt:
         saved = f" from {folder / 'last.ckpt'}" if (folder / "last.ckpt").exists() else ", from the beginning"
         print(f"\nstopped; run the same command again to go on{saved}", file=sys.stderr)
@@ -231,7 +233,6 @@ def evaluate(
     """Evaluate a checkpoint: top-1, top-5, calibration error, and a table of classes."""
     from saccade.cli.train import evaluate_file
 
-    check_choice("split", split, ("train", "val", "test"))
     evaluate_file(
         checkpoint, model=model, data=data, data_dir=data_dir, split=split, device=device, workers=workers,
         skip_bad=skip_bad, as_json=json,
@@ -250,10 +251,11 @@ def report(
     from saccade.report.results import read_results, results_csv
 
     check_choice("format", format, ("html", "text", "md", "csv", "json"))
-    results = read_results(folder)
     if format == "html":
         print(write_report(folder))
-    elif format == "text":
+        return
+    results = read_results(folder)
+    if format == "text":
         print_comparison(results, folder / "report.html")
     elif format == "md":
         print(results_markdown(results), end="")

@@ -10,19 +10,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from saccade._api import augment, plan_of
+from saccade._api import plan_of
 from saccade._checks import check_choice, check_device, check_int
-from saccade._specs import Spec, parse_specs
-from saccade.attention.catalog import check_mechanism, mechanism
+from saccade._specs import Spec, parse_specs, split_places
+from saccade.attention.catalog import check_mechanism
 from saccade.cli.sites import example
-from saccade.cli.tables import console
+from saccade.cli.tables import console, table
 from saccade.errors import UsageError
 from saccade.nets import Host
-from saccade.nets.places import usual_place
+from saccade.nets.places import add_attention, is_residual_form, usual_place
 from saccade.profiling.cost import Cost, measure
 from saccade.profiling.timing import Timing, threads
 from saccade.report.numbers import SPACE, count, milliseconds, plural, times
@@ -109,20 +108,12 @@ def _specs(attention: str) -> list[Spec]:
 def _variant(host: nn.Module, spec: Spec, at: str | None, start: str, image: Tensor) -> Variant:
     if spec.name == HOST:
         return Variant(HOST, host)
-    usual, most = usual_place(spec.name, host)
-    model = augment(
-        host,
-        spec.name,
-        at=usual if at is None else [place.strip() for place in at.split(",")],
-        options=spec.options,
-        start=start,
-        max_positions=most if at is None else None,
-        example_input=image,
-    )
+    places = None if at is None else split_places(at)
+    model = add_attention(host, spec.name, at=places, options=spec.options, start=start, example_input=image)
     # Its own name, since it is not the paper's count of parameters.
-    residual = start == "identity" and mechanism(spec.name).paper.kind == "conv"
+    form = ", residual form" if is_residual_form(spec.name, start) else ""
     sites = tuple(edit.site for edit in plan_of(model).edits)
-    return Variant(str(spec), model, at or usual, sites, ", residual form" if residual else "")
+    return Variant(str(spec), model, at or usual_place(spec.name, host)[0], sites, form)
 
 
 def _entry(variant: Variant, cost: Cost, host: Cost) -> dict[str, Any]:
@@ -161,10 +152,10 @@ def _print_tables(variants: list[Variant], costs: dict[str, Cost], about: dict[s
     if costs[HOST].train_step is not None:
         shown |= {"train_step_ms": "step ms", "peak_memory_mib": "memory MiB"}
     rows = [[v.name, *_compared(shown, costs[v.name], None if v.name == HOST else costs[HOST])] for v in variants]
-    out.print(_table(["network", *shown.values()], rows, left=1))
+    out.print(table(("network", *shown.values()), rows, left=("network",)))
     out.print()
     rows = [row for v in variants for row in _times(v.name, costs[v.name], images)]
-    out.print(_table(["times in ms", "", "median", "p95", "spread", "runs", "images/s"], rows, left=2))
+    out.print(table(("times in ms", "", "median", "p95", "spread", "runs", "images/s"), rows, left=("times in ms", "")))
     out.print()
     unsteady = any(is_unsteady(timing) for cost in costs.values() for timing in _timings(cost).values())
     for line in (*_notes(variants, costs), *_explained(images, unsteady)):
@@ -223,14 +214,3 @@ def _explained(images: str, unsteady: bool) -> Iterable[str]:
 def is_unsteady(timing: Timing | None) -> bool:
     """Whether runs differ by more than what their median can be trusted for."""
     return timing is not None and timing.spread > timing.p50 / 4
-
-
-def _table(columns: list[str], rows: list[list[str]], *, left: int) -> Table:
-    table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for number, name in enumerate(columns):
-        # Long names of variants fold where the terminal is narrow; numbers stay whole.
-        table.add_column(Text(name), justify="left" if number < left else "right", no_wrap=number > 0, overflow="fold")
-    for row in rows:
-        # As text: what is in brackets must not be read as rich's markup.
-        table.add_row(*map(Text, row))
-    return table

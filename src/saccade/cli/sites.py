@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saccade._checks import check_int
+from saccade._specs import split_places
 from saccade.errors import UsageError
 from saccade.nets import Host
 from saccade.surgery import Selection, Sites, Survey, select
@@ -20,7 +21,7 @@ def print_sites(
     """The sites of a named model, all or those that ``at`` and the limits choose."""
     survey = Survey(Host.parse(model).build(), None if image_size is None else example(image_size))
     if at is not None:
-        places = [part.strip() for part in at.split(",")]
+        places = split_places(at)
         chosen = select(survey, places, stages=stages, max_positions=max_positions)
     elif stages is None and max_positions is None:
         chosen = Selection(survey.sites)

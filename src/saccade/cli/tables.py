@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 def print_comparison(results: Results, report: Path) -> None:
     """The answer, the verdicts, the costs and where attention stands, what to know of them, the path of the report."""
     out = console()
-    verdicts = _table(
+    verdicts = table(
         ("variant", "accuracy\n%", "difference", "95 % interval", "verdict", "seeds to\ndecide"),
         [_verdict_row(variant) for variant in (*results.variants, *results.controls)],
         left=("variant", "verdict"),
     )
-    costs = _table(
+    costs = table(
         ("variant", "params", "MACs", "latency\nms", "step\nms", "where"),
         [_cost_row(variant) for variant in (*results.variants, *results.controls)],
         left=("variant", "where"),
     )
-    for table in (verdicts, *(_beside(control.name, results) for control in results.controls), costs):
-        out.print(table)
+    for each in (verdicts, *(_beside(control.name, results) for control in results.controls), costs):
+        out.print(each)
         out.print()
     lines = [f"failed: {trial.name}, seed {trial.seed}: {trial.reason}" for trial in results.failed]
     lines.append(
@@ -43,7 +43,7 @@ def print_comparison(results: Results, report: Path) -> None:
 
 def _beside(control: str, results: Results) -> Table:
     """Every variant beside a control."""
-    return _table(
+    return table(
         (f"beside {control}", "difference", "95 % interval", "verdict", "seeds to\ndecide"),
         [
             [variant.name, *_difference(beside.difference), beside.verdict, _seeds(beside.seeds_to_decide)]
@@ -60,15 +60,17 @@ def console() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
-def _table(columns: tuple[str, ...], rows: list[list[str]], left: tuple[str, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, collapse_padding=True)
+def table(columns: tuple[str, ...], rows: list[list[str]], left: tuple[str, ...]) -> Table:
+    """Columns whose heading is in ``left`` are flush left, the others, of numbers, flush right."""
+    made = Table(box=None, pad_edge=False, collapse_padding=True)
     for name in columns:
         # Long names fold where the terminal is narrow; numbers and verdicts stay whole.
-        table.add_column(name, justify="left" if name in left else "right", no_wrap=name != columns[0], overflow="fold")
+        justify, whole = "left" if name in left else "right", name != columns[0]
+        made.add_column(Text(name), justify=justify, no_wrap=whole, overflow="fold")
     for row in rows:
         # As text: what is in brackets must not be read as rich's markup.
-        table.add_row(*map(Text, row))
-    return table
+        made.add_row(*map(Text, row))
+    return made
 
 
 def _verdict_row(variant: VariantResult) -> list[str]:

@@ -9,9 +9,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from saccade.cli.tables import console
+from saccade.cli.tables import console, table
 from saccade.recipes import list_recipes, read_recipe
 from saccade.training.evaluate import Evaluation
 from saccade.training.fit import Machine
@@ -22,19 +21,18 @@ from saccade.training.run import evaluate_checkpoint, make_logger, train
 
 def print_recipes() -> None:
     """Every recipe with the first line of its description."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name in list_recipes():
-        _, text = read_recipe(name)
-        table.add_row(name, text.partition("\n")[0])
-    console().print(table)
+    rows = [[name, read_recipe(name)[1].partition("\n")[0]] for name in list_recipes()]
+    console().print(table(("recipe", "trains"), rows, left=("recipe", "trains")))
 
 
-def run_recipe(name: str, changes: list[str], out: Path, *, loggers: list[str], options: dict[str, Any]) -> None:
-    """Train a recipe and print its scores."""
+def run_recipe(
+    name: str, changes: list[str], out: Path, *, machine: dict[str, Any], loggers: list[str], **options: Any
+) -> None:
+    """Train a recipe and print its scores. ``machine`` are the fields of :class:`Machine` but the loggers."""
     recipe = changed(read_recipe(name)[0], changes)
-    machine = Machine(**options.pop("machine"), loggers=tuple(make_logger(each, out) for each in loggers))
+    made = Machine(**machine, loggers=tuple(make_logger(each, out) for each in loggers))
     with RunProgress(recipe.epochs) as shown:
-        trained = train(recipe, out, machine=machine, on_epoch=shown.epoch, on_batch=shown.batch, **options)
+        trained = train(recipe, out, machine=made, on_epoch=shown.epoch, on_batch=shown.batch, **options)
     if trained.evaluation is not None:
         print_evaluation(trained.evaluation)
         print(f"\n{trained.out / 'last.ckpt'}")
@@ -74,12 +72,11 @@ class RunProgress:
 def print_evaluation(evaluation: Evaluation) -> None:
     """The scores, and a table of classes."""
     out = console()
-    table = Table(box=None, pad_edge=False)
-    for column in ("class", "images", "right"):
-        table.add_column(column, justify="left" if column == "class" else "right")
-    for name, images, right in evaluation.per_class:
-        table.add_row(name, str(images), "" if right is None else f"{100 * right:.1f} %")
-    out.print(table)
+    rows = [
+        [name, str(images), "" if right is None else f"{100 * right:.1f} %"]
+        for name, images, right in evaluation.per_class
+    ]
+    out.print(table(("class", "images", "right"), rows, left=("class",)))
     top5 = "" if evaluation.top5 is None else f", top-5 {100 * evaluation.top5:.2f} %"
     out.print(
         f"\n{evaluation.images} images: top-1 {100 * evaluation.top1:.2f} %{top5}, loss {evaluation.loss:.4f}, "

@@ -8,14 +8,13 @@ from dataclasses import replace
 
 import torch
 
-from saccade.comparison.record import ControlSetting
+from saccade.comparison.record import ControlSetting, VariantCost
 from saccade.comparison.request import Request
 from saccade.data import ImageData
 from saccade.errors import UsageError
 from saccade.nets import build_model
 from saccade.nets.hosts import Host
 from saccade.profiling.macs import count_macs
-from saccade.report.results import Measured
 
 # Options by which hosts are wider, with what they are by default: of ours, of torchvision's mobile networks, of its
 # ResNets, of timm's.
@@ -23,7 +22,7 @@ WIDTHS = {"widths": (16, 32, 64), "width_mult": 1.0, "width_per_group": 64, "bas
 STEP, WIDEST = 1 / 16, 4.0
 
 
-def settle(request: Request, data: ImageData, costs: Mapping[str, Measured]) -> dict[str, ControlSetting]:
+def settle(request: Request, data: ImageData, costs: Mapping[str, VariantCost]) -> dict[str, ControlSetting]:
     """What every control that was asked for is, from the step times measured before the first trial.
 
     The dearest variant's training step takes ``ratio`` times the baseline's: ``longer`` trains the baseline for that

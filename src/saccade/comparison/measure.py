@@ -8,18 +8,20 @@ import torch
 from torch import nn
 
 from saccade._api import plan_of
+from saccade.comparison.record import VariantCost
 from saccade.comparison.request import Request, Variant
 from saccade.comparison.trial import build_variant
 from saccade.data import ImageData
 from saccade.nets.places import usual_place
 from saccade.profiling.cost import Cost, measure
 from saccade.profiling.timing import threads
-from saccade.report.results import Measured
+
+BUDGET_S = 0.5  # seconds for each of a variant's times
 
 
 def measure_costs(
     request: Request, data: ImageData, variants: Sequence[Variant], hosts: Mapping[str, str] | None = None
-) -> dict[str, Measured]:
+) -> dict[str, VariantCost]:
     """Build every variant once, which also finds what cannot work, and measure all in turns with one thread.
 
     ``hosts`` are those of variants with another than the request's.
@@ -31,15 +33,17 @@ def measure_costs(
     batch = torch.randn(min(request.settings.batch_size, len(data.train)), *data.shape)
     batch = batch.contiguous(memory_format=torch.channels_last)
     with threads(1):
-        costs = measure(models, batch, device="cpu")
+        costs = measure(models, batch, device="cpu", budget_s=BUDGET_S)
     return {each.name: _measured(each, models[each.name], costs[each.name]) for each in variants}
 
 
-def _measured(variant: Variant, model: nn.Module, cost: Cost) -> Measured:
+def _measured(variant: Variant, model: nn.Module, cost: Cost) -> VariantCost:
     at = (
         ", ".join(variant.at) if variant.at else usual_place(variant.attention, model)[0] if variant.attention else None
     )
-    return Measured(
+    step = cost.train_step
+    assert step is not None, "training steps were measured"
+    return VariantCost(
         at=at,
         sites=[edit.site for edit in plan_of(model).edits],
         params=cost.params,
@@ -48,6 +52,6 @@ def _measured(variant: Variant, model: nn.Module, cost: Cost) -> Measured:
         latency_ms=cost.latency_one.p50,
         latency_p95_ms=cost.latency_one.p95,
         images_per_s=cost.throughput,
-        train_step_ms=cost.train_step_ms,
+        train_step_ms=step.p50,
         peak_memory_mib=cost.peak_memory_mib,
     )

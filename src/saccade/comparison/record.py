@@ -14,14 +14,22 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from saccade._checks import first_error
+from saccade._files import is_temporary, write_text
 from saccade.comparison.request import FILE as REQUEST
 from saccade.comparison.request import Request, Variant
 from saccade.errors import DataError, UsageError
-from saccade.report.results import Finite, Measured, write_atomic
+from saccade.report.results import Finite, Measured
 from saccade.training import TrainSettings
 
 FILE, LOCK = "comparison.json", ".lock"
-UNFINISHED = {LOCK, REQUEST, f"{REQUEST}.tmp", f"{FILE}.tmp"}  # all that a comparison has that was killed as it began
+
+
+class VariantCost(Measured):
+    """Measured once before the first trial: of these, the times are always there."""
+
+    latency_ms: Finite  # pyright: ignore[reportIncompatibleVariableOverride] # frozen
+    train_step_ms: Finite  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class ControlSetting(BaseModel):
@@ -44,6 +52,8 @@ class Tuned(BaseModel):
     lr: Finite
     weight_decay: Finite
     val_accuracy: Finite
+    failed: list[str] = []
+    """Why tries failed that did."""
 
 
 class Record(BaseModel):
@@ -58,8 +68,8 @@ class Record(BaseModel):
     """Of the file that the host comes from, where it comes from one."""
     environment: dict[str, str]
     threads_per_trial: int
-    costs: dict[str, Measured]
-    """By variant or control, measured once before the first trial."""
+    costs: dict[str, VariantCost]
+    """By variant or control."""
     controls: dict[str, ControlSetting] = {}
     tuned: dict[str, Tuned] = {}
     """By variant, once all have been tuned."""
@@ -114,9 +124,8 @@ def quota_cores(cpu_max: str) -> int | None:
 def write_record(record: Record, out: Path) -> None:
     """Make the folder of a comparison."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / REQUEST, json.dumps(record.asked.words, indent=2) + "\n")
-        write_atomic(out / FILE, record.model_dump_json(indent=2, by_alias=True) + "\n")
+        write_text(out / REQUEST, json.dumps(record.asked.words, indent=2) + "\n")
+        write_text(out / FILE, record.model_dump_json(indent=2, by_alias=True) + "\n")
     except OSError as error:
         raise UsageError(f"`out` (={str(out)!r}) cannot be written: {error}; name another folder with --out") from None
 
@@ -155,9 +164,8 @@ def read_record(out: Path) -> Record:
     try:
         return Record.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{path} is not a comparison of this version: {where}: {first['msg']}") from None
+        where, _, message = first_error(error)
+        raise DataError(f"{path} is not a comparison of this version: {where}: {message}") from None
 
 
 def find_record(out: Path, asked: Request) -> Record | None:
@@ -166,7 +174,7 @@ def find_record(out: Path, asked: Request) -> Record | None:
     Raises:
         UsageError: the folder holds another comparison, or other files.
     """
-    if not out.exists() or (out.is_dir() and not any(path.name not in UNFINISHED for path in out.iterdir())):
+    if not out.exists() or (out.is_dir() and all(map(_is_begun, out.iterdir()))):
         return None
     if not (out / FILE).is_file():
         raise UsageError(f"`out` (={str(out)!r}) exists and holds no comparison; name a new folder with --out")
@@ -180,6 +188,11 @@ def find_record(out: Path, asked: Request) -> Record | None:
             f"It was made by: {record.asked.command(out)}"
         )
     return record
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether it may be there though a comparison was killed before its record was."""
+    return path.name in (LOCK, REQUEST) or is_temporary(path)
 
 
 def _processor() -> str:

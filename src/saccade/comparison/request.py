@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from saccade._checks import check_bool, check_choice, check_int, check_number, nearest
-from saccade._specs import Spec, parse_specs
+from saccade._checks import check_bool, check_choice, check_int, check_number, first_error, nearest
+from saccade._specs import Spec, parse_specs, split_places
 from saccade.errors import UsageError
 from saccade.surgery import Plan
 from saccade.training import OptimSettings, TrainSettings
@@ -171,13 +171,13 @@ def make_request(
             ),
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"`{first['loc'][0]}` (={first['input']!r}): {first['msg']}") from None
+        key, value, message = first_error(error)
+        raise UsageError(f"`{key}` (={value!r}): {message}") from None
 
 
 def _variants(attention: Any, at: str | Sequence[str] | None, start: str) -> list[Variant]:
-    places = at.split(",") if isinstance(at, str) else at
-    usual = {"at": _stripped(places) if places else None, "start": start}
+    places = split_places(at) if isinstance(at, str) else at
+    usual = {"at": list(places) if places else None, "start": start}
     each = parse_specs(attention, "attention") if isinstance(attention, str) else attention
     variants = [variant for entry in each for variant in _read(entry, usual)]
     if not any(variant.plain for variant in variants):
@@ -203,15 +203,11 @@ def _read(entry: Any, usual: dict[str, Any]) -> list[Variant]:
         raise UsageError(f"`attention` (={dict(entry)!r}): there is no {unknown[0]!r}{nearest(unknown[0], known)}")
     said = dict(entry)
     if isinstance(said.get("at"), str):
-        said["at"] = _stripped(said["at"].split(","))
+        said["at"] = split_places(said["at"])
     if "plan" in said:
         return [Variant(name=said.get("name", PLAN), plan=_plan(said["plan"]))]
     spec = Spec(said["attention"], said.get("options", {}))
     return [_of_spec(spec, usual | {key: said[key] for key in ("at", "start", "name") if key in said})]
-
-
-def _stripped(places: Sequence[Any]) -> list[Any]:
-    return [place.strip() if isinstance(place, str) else place for place in places]
 
 
 def _of_spec(spec: Spec, usual: dict[str, Any]) -> Variant:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -156,13 +156,14 @@ def compare(
         notes += [*images.notes, *_coarse_test(images, margin)]
         record = _begin(folder, request, images) if record is None else _continue(record, folder, images, notes)
         trials = _trials(request)
-        done = {trial: score for trial in trials if (score := read_result(folder, *astuple(trial))) is not None}
+        done = {trial: score for trial in trials if (score := read_result(folder, trial)) is not None}
         if on_setting is not None:
             on_setting(Setting(record, request.command(folder) + again, trials, done, min(jobs, len(trials)), notes))
         if request.tune and not record.tuned:
             record = _tune(record, folder, images, jobs, on_event)
         waiting = [trial for trial in trials if trial not in done and trial.candidate is None]
-        failed = _run(waiting, folder, images, jobs, on_event)
+        reasons = _run(waiting, folder, images, jobs, on_event)
+        failed = [FailedTrial(name=each.variant, seed=each.seed, reason=why) for each, why in reasons.items()]
         results = summarise(record, images, folder, failed, notes)
         with _room(folder):
             write_results(results, folder)
@@ -254,17 +255,20 @@ def _tune(
     """Try every candidate with every variant, and keep the best of each on the validation images."""
     request = record.asked
     trials = [trial for trial in _trials(request) if trial.candidate is not None]
-    waiting = [trial for trial in trials if read_result(folder, *astuple(trial)) is None]
-    failed = {(each.name, each.candidate): each.reason for each in _run(waiting, folder, images, jobs, on_event)}
+    waiting = [trial for trial in trials if read_result(folder, trial) is None]
+    failed = _run(waiting, folder, images, jobs, on_event)
     tried, tuned = candidates(request), {}
     for variant in request.variants:
         mine = [trial for trial in trials if trial.variant == variant.name]
-        scores = [-1.0 if (score := read_result(folder, *astuple(trial))) is None else score for trial in mine]
+        scores = [-1.0 if (score := read_result(folder, trial)) is None else score for trial in mine]
         best = scores.index(max(scores))
         if scores[best] < 0:
-            raise TrialError(f"every try of tuning {variant.name} failed; the first: {failed[variant.name, 0]}")
+            raise TrialError(f"every try of tuning {variant.name} failed; the first: {failed[mine[0]]}")
         optim = tried[best].optim
-        tuned[variant.name] = Tuned(lr=optim.lr, weight_decay=optim.weight_decay, val_accuracy=scores[best])
+        reasons = [failed[trial] for trial in mine if trial in failed]
+        tuned[variant.name] = Tuned(
+            lr=optim.lr, weight_decay=optim.weight_decay, val_accuracy=scores[best], failed=reasons
+        )
     record = record.model_copy(update={"tuned": tuned})
     write_record(record, folder)
     return record
@@ -272,8 +276,9 @@ def _tune(
 
 def _run(
     trials: list[Trial], folder: Path, images: ImageData, jobs: int, on_event: Callable[[Event], None] | None
-) -> list[FailedTrial]:
-    failed: list[FailedTrial] = []
+) -> dict[Trial, str]:
+    """Run what is to be run; gives why each that failed did."""
+    failed: dict[Trial, str] = {}
     if not trials:
         return failed
     with TemporaryDirectory(prefix="saccade-") as scratch:
@@ -284,8 +289,7 @@ def _run(
         with closing(run_trials(trials, folder, data_file, jobs)) as events:
             for event in events:
                 if event.kind == "failed":
-                    trial = asdict(event.trial)
-                    failed.append(FailedTrial(name=trial.pop("variant"), **trial, reason=event.detail["reason"]))
+                    failed[event.trial] = event.detail["reason"]
                 if on_event is not None:
                     on_event(event)
     return failed

@@ -7,13 +7,13 @@ from statistics import fmean
 
 import numpy as np
 
-from saccade.attention.catalog import mechanism
 from saccade.comparison.record import Record
 from saccade.comparison.request import Variant
 from saccade.comparison.statistics import image_change, paired_difference, seeds_to_decide, verdict
-from saccade.comparison.trial import read_metrics, read_predictions, read_result
+from saccade.comparison.trial import Trial, read_metrics, read_predictions, read_result
 from saccade.data import ImageData
 from saccade.data.images import SPLITS
+from saccade.nets.places import is_residual_form
 from saccade.report.results import TOO_FEW, Against, EpochRecord, FailedTrial, ImageChange, Results, VariantResult
 
 INTERVALS = (
@@ -38,6 +38,7 @@ TIMES = (
 def summarise(record: Record, data: ImageData, folder: Path, failed: list[FailedTrial], notes: list[str]) -> Results:
     """Read every trial of a comparison's folder and draw the verdicts."""
     asked = record.asked
+    controls, tuned = [CONTROLS] if asked.controls else [], [TUNED] if asked.tune else []
     return Results(
         schema="saccade.results/1",
         baseline=asked.variants[0].name,
@@ -55,8 +56,16 @@ def summarise(record: Record, data: ImageData, folder: Path, failed: list[Failed
         batch_size=asked.settings.batch_size,
         environment=record.environment | {"threads per trial": str(record.threads_per_trial)},
         command=asked.command(folder),
-        notes=[*notes, INTERVALS, *([CONTROLS] if asked.controls else []), *([TUNED] if asked.tune else []), TIMES],
+        notes=[*notes, *_failed_tries(record), INTERVALS, *controls, *tuned, TIMES],
     )
+
+
+def _failed_tries(record: Record) -> list[str]:
+    return [
+        f"{len(tuned.failed)} of {record.asked.tune} tries of tuning {name} failed; the first: {tuned.failed[0]}"
+        for name, tuned in record.tuned.items()
+        if tuned.failed
+    ]
 
 
 def _result(record: Record, variant: Variant, data: ImageData, folder: Path) -> VariantResult:
@@ -89,7 +98,7 @@ def _result(record: Record, variant: Variant, data: ImageData, folder: Path) -> 
 
 def _label(variant: Variant) -> str:
     """An attention that a convolution keeps beside itself is not the paper's, and is called so."""
-    kept = variant.start == "identity" and variant.attention and mechanism(variant.attention).paper.kind == "conv"
+    kept = variant.attention is not None and is_residual_form(variant.attention, variant.start)
     return f"{variant.name}, residual form" if kept else variant.name
 
 
@@ -106,28 +115,30 @@ def _against(record: Record, variant: Variant, other: Variant, folder: Path) -> 
 
 
 def _scores(record: Record, variant: Variant, folder: Path) -> list[float | None]:
-    return [read_result(folder, variant.name, seed) for seed in record.asked.seeds]
+    return [read_result(folder, Trial(variant.name, seed)) for seed in record.asked.seeds]
 
 
 def _curve(folder: Path, variant: Variant, seed: int) -> list[EpochRecord]:
     return [
         EpochRecord(**{name: entry[name] for name in EpochRecord.model_fields})
-        for entry in read_metrics(folder, variant.name, seed)
+        for entry in read_metrics(folder, Trial(variant.name, seed))
     ]
 
 
 def _images(record: Record, variant: Variant, other: Variant, data: ImageData, folder: Path) -> ImageChange | None:
+    pairs = [[Trial(each.name, seed) for each in (variant, other)] for seed in record.asked.seeds]
     both = [
-        [read_predictions(folder, each.name, seed) == data.test.labels for each in (variant, other)]
-        for seed in record.asked.seeds
-        if None not in (read_result(folder, variant.name, seed), read_result(folder, other.name, seed))
+        [read_predictions(folder, trial) == data.test.labels for trial in pair]
+        for pair in pairs
+        if None not in [read_result(folder, trial) for trial in pair]
     ]
     return image_change(np.array(both)) if both else None
 
 
 def _per_class(folder: Path, variant: Variant, seed: int, data: ImageData) -> list[float | None]:
-    if read_result(folder, variant.name, seed) is None:
+    trial = Trial(variant.name, seed)
+    if read_result(folder, trial) is None:
         return []
-    right = read_predictions(folder, variant.name, seed) == data.test.labels
+    right = read_predictions(folder, trial) == data.test.labels
     of_class = [right[data.test.labels == number] for number in range(len(data.classes))]
     return [float(each.double().mean()) if len(each) else None for each in of_class]

@@ -14,17 +14,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from saccade._api import apply_plan, augment, plan_of
+from saccade._api import apply_plan, plan_of
+from saccade._files import whole, write_text
 from saccade._seeds import derive_seed
 from saccade.comparison.record import Record, with_optim
 from saccade.comparison.request import Request, Variant
 from saccade.data import ImageData
 from saccade.errors import DataError
-from saccade.nets.build import build_model, pretrained_statistics
-from saccade.nets.places import usual_place
-from saccade.report.results import write_atomic
+from saccade.nets.places import add_attention
 from saccade.surgery import Plan
 from saccade.training import TrainSettings, predict
+from saccade.training.build import as_the_weights_know, build_host
 
 SCHEMA = "saccade.trial/1"
 METRICS, CHECKPOINT, RESULT, ERROR = "metrics.jsonl", "checkpoint.safetensors", "result.json", "error.txt"
@@ -43,47 +43,32 @@ class Trial:
 def build_variant(
     request: Request, variant: Variant, data: ImageData, seed: int, model: str | None = None
 ) -> nn.Module:
-    """The network of a trial before training; ``model`` is the host where it is another than the request's.
-
-    The host is built under the seed and attention under another one derived from it, so that all variants of a seed
-    share the host's weights.
-    """
-    torch.manual_seed(derive_seed(seed, "host"))
-    host = build_model(
-        model or request.model, in_channels=data.shape[0], num_classes=len(data.classes), pretrained=request.pretrained
-    )
-    torch.manual_seed(derive_seed(seed, "attention"))
+    """The network of a trial before training; ``model`` is the host where it is another than the request's."""
+    host = build_host(model or request.model, data, seed, pretrained=request.pretrained)
     image = torch.zeros(1, *data.shape)
     if variant.plan is not None:
         return apply_plan(host, Plan.from_json(variant.plan), example_input=image, inplace=True)
     if variant.attention is None:
         return host
-    usual, most = usual_place(variant.attention, host)
-    return augment(
+    return add_attention(
         host,
         variant.attention,
-        at=variant.at or usual,
+        at=variant.at,
         options=variant.options,
         start=variant.start or "paper",
-        max_positions=None if variant.at else most,
         example_input=image,
         inplace=True,
     )
 
 
-def as_the_host_saw(request: Request, model: nn.Module, data: ImageData) -> ImageData:
-    """The images, normalised as those were that a pretrained host's weights come from."""
-    statistics = pretrained_statistics(request.model, model) if request.pretrained else None
-    known = statistics is not None and len(statistics[0]) == data.shape[0]
-    return data.normalised_by(*statistics) if statistics is not None and known else data
-
-
-def trial_folder(out: Path, variant: str, seed: int, candidate: int | None = None) -> Path:
+def trial_folder(out: Path, trial: Trial) -> Path:
     """Where a trial lives. A name with options becomes a plain file name, made unique by a hash."""
-    plain = re.sub(r"[^A-Za-z0-9.=_-]+", "_", variant).strip("_.")
-    if plain != variant:
-        plain += f"-{derive_seed(variant):016x}"[:9]
-    return out / "trials" / f"{plain}-{seed}" if candidate is None else out / "tuning" / f"{plain}-{candidate}"
+    plain = re.sub(r"[^A-Za-z0-9.=_-]+", "_", trial.variant).strip("_.")
+    if plain != trial.variant:
+        plain += f"-{derive_seed(trial.variant):016x}"[:9]
+    if trial.candidate is None:
+        return out / "trials" / f"{plain}-{trial.seed}"
+    return out / "tuning" / f"{plain}-{trial.candidate}"
 
 
 def run_trial(record: Record, trial: Trial, data: ImageData, out: Path, on_epoch: Callable[[Any], None]) -> float:
@@ -94,11 +79,11 @@ def run_trial(record: Record, trial: Trial, data: ImageData, out: Path, on_epoch
     from saccade.training.fit import Epoch, Machine, fit
 
     request, variant, seed = record.asked, record.asked.variant(trial.variant), trial.seed
-    folder = trial_folder(out, variant.name, seed, trial.candidate)
+    folder = trial_folder(out, trial)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
     model = build_variant(request, variant, data, seed, record.model(variant))
-    data = as_the_host_saw(request, model, data)
+    data = as_the_weights_know(request.model, model, data) if request.pretrained else data
     settings = record.settings(variant)
     if trial.candidate is not None:
         settings = candidates(request)[trial.candidate]
@@ -106,19 +91,20 @@ def run_trial(record: Record, trial: Trial, data: ImageData, out: Path, on_epoch
 
     def note(epoch: Epoch) -> None:
         epochs.append(epoch.as_dict())
-        write_atomic(folder / METRICS, "".join(json.dumps(entry) + "\n" for entry in epochs))
+        write_text(folder / METRICS, "".join(json.dumps(entry) + "\n" for entry in epochs))
         on_epoch(epoch)
 
     fit(model, data, settings, seed, note, machine=Machine(accelerator="cpu"))
     if trial.candidate is None:
         _save_checkpoint(model, folder / CHECKPOINT)
         named = predict(load_trial(record, trial, data, out), data, "test")
-        _save_whole({PREDICTIONS: named.to(torch.int32)}, folder / f"{PREDICTIONS}.safetensors")
+        with whole(folder / f"{PREDICTIONS}.safetensors") as file:
+            save_file({PREDICTIONS: named.to(torch.int32)}, file)
         score = float((named == data.test.labels).double().mean())
     else:
         score = epochs[-1]["val_accuracy"]
     result = {"schema": SCHEMA, "variant": variant.name, "seed": seed, "score": score}
-    write_atomic(folder / RESULT, json.dumps(result) + "\n")
+    write_text(folder / RESULT, json.dumps(result) + "\n")
     return score
 
 
@@ -138,13 +124,13 @@ def load_trial(record: Record, trial: Trial, data: ImageData, out: Path) -> nn.M
     variant = record.asked.variant(trial.variant)
     fresh = record.asked.model_copy(update={"pretrained": False})  # its weights are in the checkpoint
     model = build_variant(fresh, variant, data, trial.seed, record.model(variant))
-    model.load_state_dict(load_file(trial_folder(out, variant.name, trial.seed) / CHECKPOINT))
+    model.load_state_dict(load_file(trial_folder(out, trial) / CHECKPOINT))
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def read_result(out: Path, variant: str, seed: int, candidate: int | None = None) -> float | None:
+def read_result(out: Path, trial: Trial) -> float | None:
     """The score of a trial, or None where it is not finished."""
-    path = trial_folder(out, variant, seed, candidate) / RESULT
+    path = trial_folder(out, trial) / RESULT
     if not path.exists():
         return None
     try:
@@ -156,23 +142,18 @@ def read_result(out: Path, variant: str, seed: int, candidate: int | None = None
     return result["score"]
 
 
-def read_metrics(out: Path, variant: str, seed: int) -> list[dict[str, Any]]:
+def read_metrics(out: Path, trial: Trial) -> list[dict[str, Any]]:
     """What was recorded of every epoch of a trial."""
-    path = trial_folder(out, variant, seed) / METRICS
+    path = trial_folder(out, trial) / METRICS
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def read_predictions(out: Path, variant: str, seed: int) -> Tensor:
+def read_predictions(out: Path, trial: Trial) -> Tensor:
     """The class that a finished trial's network gave to every test image."""
-    return load_file(trial_folder(out, variant, seed) / f"{PREDICTIONS}.safetensors")[PREDICTIONS]
+    return load_file(trial_folder(out, trial) / f"{PREDICTIONS}.safetensors")[PREDICTIONS]
 
 
 def _save_checkpoint(model: nn.Module, path: Path) -> None:
     tensors: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    _save_whole(tensors, path, {"plan": plan_of(model).to_json()})
-
-
-def _save_whole(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, about)
-    temporary.replace(path)
+    with whole(path) as file:
+        save_file(tensors, file, {"plan": plan_of(model).to_json()})

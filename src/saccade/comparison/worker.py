@@ -25,10 +25,10 @@ def main(folder: str, data_file: str) -> None:
 
     import torch
 
+    from saccade._files import write_text
     from saccade.comparison.record import read_record
     from saccade.comparison.trial import ERROR, Trial, run_trial, trial_folder
     from saccade.data import ImageData
-    from saccade.report.results import write_atomic
 
     torch.set_num_threads(1)
     out = Path(folder)
@@ -45,8 +45,8 @@ def main(folder: str, data_file: str) -> None:
         except Exception as error:  # noqa: BLE001 # a trial that fails, however, is reported and the rest goes on
             tell(event="failed", reason=f"{type(error).__name__}: {error}")
             with suppress(OSError):  # where the disk is full, the reason has been told
-                where = trial_folder(out, trial.variant, trial.seed, trial.candidate)
-                write_atomic(where / ERROR, traceback.format_exc())
+                where = trial_folder(out, trial)
+                write_text(where / ERROR, traceback.format_exc())
         else:
             tell(event="finished", score=score)
 

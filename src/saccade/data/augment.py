@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from saccade._seeds import derive_seed
 
-POLICIES = ("none", "trivial", "rand")
+STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AugmentSettings(BaseModel):
     """What is done to training images. All zero or false: nothing, as ``--augment none``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
     flip: bool = True
     """Every other image mirrored."""

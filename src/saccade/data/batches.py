@@ -117,7 +117,7 @@ class TrainBatches(DataLoader[Batch | DataError]):
     Whole batches only, so that BatchNorm never sees a handful of images, unless there are fewer images than one batch.
 
     Args:
-        data: images in memory.
+        data: the images.
         batch_size: of one process.
         seed: of order and augmentation.
         augment: what is done to images; by default every other one is mirrored.

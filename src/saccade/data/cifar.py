@@ -43,13 +43,9 @@ def load_cifar(name: str, data_dir: Path | str | None = None) -> ImageData:
 
 def _part(kind: Any, root: Path, *, train: bool) -> Any:
     try:
-        return kind(str(root), train=train, download=not _is_there(kind, root))
+        return kind(str(root), train=train, download=True)  # of what is not there, or not whole
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"{kind.__name__} is not in {root} and cannot be downloaded: {error}; give a folder that has "
+            f"{root} has no whole {kind.__name__}, and none can be downloaded: {error}; give a folder that has "
             f"{kind.base_folder}/ by --data-dir"
         ) from error
-
-
-def _is_there(kind: Any, root: Path) -> bool:
-    return (root / kind.base_folder).is_dir()

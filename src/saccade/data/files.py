@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,16 @@ class ImageFiles:
                     raise
                 LOG.warning("%s; it is left out", error)
         return taken[: len(kept)], torch.tensor(kept, dtype=torch.int64)
+
+    def paths(self) -> Tensor:
+        """Where the files are, as bytes (uint8) for a tensor's file."""
+        text = "\0".join(str(file.absolute()) for file in self.files)
+        return torch.frombuffer(bytearray(os.fsencode(text)), dtype=torch.uint8)
+
+    @classmethod
+    def of_paths(cls, paths: Tensor, side: int) -> ImageFiles:
+        """What :meth:`paths` wrote."""
+        return cls([Path(text) for text in os.fsdecode(paths.numpy().tobytes()).split("\0")], side)
 
     def fingerprint(self) -> bytes:
         """Of names and sizes: reading everything would take as long as an epoch."""

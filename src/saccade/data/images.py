@@ -1,8 +1,9 @@
-"""Labelled images in memory, as bytes: small sets are trained on faster from tensors than from files."""
+"""Labelled images, in memory or in files, as bytes: small sets are trained on faster from tensors than from files."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -35,21 +36,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def tensor(self) -> Tensor:
-        """All images, of a set that is held in memory.
-
-        Raises:
-            UsageError: one that is read from files.
-        """
-        if isinstance(self.images, Tensor):
-            return self.images
-        count, _, side, _ = self.images.shape
-        raise UsageError(
-            f"{count} images of {side} x {side} are too many to be held in memory, which this needs; lower the image "
-            "size, or take fewer images"
-        )
 
     def take(self, rows: Tensor, crops: Tensor | None = None, least: float = 1.0) -> tuple[Tensor, Tensor]:
         """The images of ``rows``, and the rows again: without those whose files cannot be read and are to be skipped.
@@ -127,25 +113,35 @@ class ImageData:
         return sha.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write the tensors to a file that other processes map into memory. The files of the originals are left out."""
-        splits: dict[str, Split] = {name: getattr(self, name) for name in SPLITS}
-        if self.test is self.val:  # the file holds no tensor twice
-            splits["test"] = Split(self.val.tensor.clone(), self.val.labels.clone())
-        tensors = {f"{name}.images": split.tensor.contiguous() for name, split in splits.items()}
-        tensors |= {f"{name}.labels": split.labels.contiguous() for name, split in splits.items()}
-        metadata = {"name": self.name} | {f"class {number}": name for number, name in enumerate(self.classes)}
-        save_file(tensors, path, metadata)
+        """Write the set to a file that other processes map into memory: tensors; of images in files their paths. The
+        files of the originals are left out."""
+        about = {"name": self.name, "classes": self.classes, "side": self.shape[1]}
+        tensors: dict[str, Tensor] = {}
+        for name in SPLITS:
+            split: Split = getattr(self, name)
+            labels = split.labels.contiguous()
+            if isinstance(split.images, Tensor):
+                kind, images = "images", split.images.contiguous()
+            else:
+                kind, images = "files", split.images.paths()
+            if name == "test" and self.test is self.val:  # no tensor can be in the file twice
+                images, labels = images.clone(), labels.clone()
+            tensors |= {f"{name}.{kind}": images, f"{name}.labels": labels}
+        save_file(tensors, path, {"about": json.dumps(about)})
 
     @classmethod
     def load(cls, path: Path) -> ImageData:
         """Read what :meth:`save` wrote."""
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            classes = [metadata[f"class {number}"] for number in range(len(metadata) - 1)]
-            train, val, test = (
-                Split(file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels")) for name in SPLITS
-            )
-        return cls(metadata["name"], classes, train, val, test)
+            about, kept = json.loads(file.metadata()["about"]), set(file.keys())
+            splits: dict[str, Split] = {}
+            for name in SPLITS:
+                if f"{name}.images" in kept:
+                    images = file.get_tensor(f"{name}.images")
+                else:
+                    images = ImageFiles.of_paths(file.get_tensor(f"{name}.files"), about["side"])
+                splits[name] = Split(images, file.get_tensor(f"{name}.labels"))
+        return cls(about["name"], about["classes"], splits["train"], splits["val"], splits["test"])
 
 
 def check_classes(data: ImageData, classes: Sequence[str]) -> None:

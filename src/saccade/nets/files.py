@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade._api import apply_plan, plan_of
+from saccade._files import whole
 from saccade.errors import DataError, UsageError
 from saccade.nets.hosts import Host
 from saccade.nets.recognise import recognise
@@ -54,16 +55,11 @@ def save(model: nn.Module, path: str | Path) -> None:
     path = Path(path)
     if not path.name or path.is_dir():
         raise UsageError(f"`path` (={str(path)!r}) must name a file; it is a folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(_contents(model), str(temporary), metadata={"saccade": json.dumps(about)})
-        temporary.replace(path)
+        with whole(path, by=f".{os.getpid()}") as file:  # all processes of a distributed training may save
+            save_file(_contents(model), str(file), metadata={"saccade": json.dumps(about)})
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} cannot be written: {error}") from error
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
 
 
 def load(path: str | Path, host: nn.Module | str | None = None, *, example_input: Any = None) -> nn.Module:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import jinja2
 
+from saccade._files import write_text
 from saccade.report import numbers
 from saccade.report.answer import answer
 from saccade.report.entries import entries
 from saccade.report.figures import figures
-from saccade.report.results import Results, read_results, results_csv, write_atomic
+from saccade.report.results import Results, read_results, results_csv
 from saccade.report.rows import VERDICT_SIGNS, class_rows, control_rows, cost_table, verdict_row
 
 # Longer lists of classes are folded away.
@@ -64,7 +65,7 @@ def _downloads(results: Results) -> list[tuple[str, str]]:
 def write_report(folder: Path) -> Path:
     """Read ``results.json`` in the folder, write ``report.html`` beside it and return its path."""
     path = folder / "report.html"
-    write_atomic(path, report_html(read_results(folder)))
+    write_text(path, report_html(read_results(folder)))
     return path
 
 

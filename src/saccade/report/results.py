@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from saccade._checks import first_error
+from saccade._files import write_text
 from saccade.errors import DataError
 
 SCHEMA = "saccade.results/1"
@@ -108,8 +110,6 @@ class FailedTrial(Record):
 
     name: str
     seed: int
-    candidate: int | None = None
-    """Of a try of tuning: its number."""
     reason: str
 
 
@@ -139,8 +139,8 @@ class Results(Record):
 
 def write_results(results: Results, folder: Path) -> None:
     """Write ``results.json`` and ``results.csv`` into a comparison's folder."""
-    write_atomic(folder / "results.json", results.model_dump_json(indent=2, by_alias=True) + "\n")
-    write_atomic(folder / "results.csv", results_csv(results))
+    write_text(folder / "results.json", results.model_dump_json(indent=2, by_alias=True) + "\n")
+    write_text(folder / "results.csv", results_csv(results))
 
 
 def read_results(folder: Path) -> Results:
@@ -151,9 +151,8 @@ def read_results(folder: Path) -> Results:
     except FileNotFoundError:
         raise DataError(f"{folder} holds no results.json: it is no folder of a finished comparison") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{path} is not a results file of schema {SCHEMA!r}: {where}: {first['msg']}") from None
+        where, _, message = first_error(error)
+        raise DataError(f"{path} is not a results file of schema {SCHEMA!r}: {where}: {message}") from None
 
 
 def results_csv(results: Results) -> str:
@@ -165,10 +164,3 @@ def results_csv(results: Results) -> str:
         for seed, score in zip(results.seeds, variant.scores, strict=True):
             writer.writerow([variant.name, seed, "" if score is None else score])
     return text.getvalue()
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write to a temporary name beside the file, then rename: a reader sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -9,6 +9,7 @@ from saccade.surgery.attach import set_aside as set_aside
 from saccade.surgery.edit import Build as Build
 from saccade.surgery.edit import apply_edits as apply_edits
 from saccade.surgery.example import check_host as check_host
+from saccade.surgery.example import host_modules as host_modules
 from saccade.surgery.example import twin as twin
 from saccade.surgery.forms import AttachedEdit as AttachedEdit
 from saccade.surgery.forms import ConvBlend as ConvBlend

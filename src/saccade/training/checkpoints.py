@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from saccade._files import whole
 from saccade.errors import DataError, UsageError
 
 LOG = logging.getLogger("saccade")
@@ -168,27 +168,19 @@ def differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is never half there.
+    """Write a file so that it is never half there.
 
     Raises:
         DataError: no room, or a folder that cannot be written.
     """
-    # One process alone writes to a folder, so that what a killed one left is written over.
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with whole(path) as file:
+            file.write_bytes(content)
     except OSError as error:
         raise DataError(
             f"{path} cannot be written: {error}; what was there before is whole. Make room or choose another folder, "
             "and run the same command again"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -41,22 +41,12 @@ def predict(model: nn.Module, data: ImageData, split: SplitName) -> Tensor:
 
 def accuracy(model: nn.Module, data: ImageData, split: SplitName) -> float:
     """Share of the images of a split whose class the model names."""
-    right, images = count_right(model, data, split)
+    right, images = count_right(*logits(model, data, split))
     return right / images
 
 
-def count_right(
-    model: nn.Module,
-    data: ImageData,
-    split: SplitName,
-    *,
-    batch_size: int = BATCH,
-    workers: int = 0,
-    rank: int = 0,
-    world: int = 1,
-) -> tuple[int, int]:
-    """How many images of a split the model names right, and of how many. The arguments are those of :func:`logits`."""
-    given, labels = logits(model, data, split, batch_size=batch_size, workers=workers, rank=rank, world=world)
+def count_right(given: Tensor, labels: Tensor) -> tuple[int, int]:
+    """How many images are named right by what a model gave for them, (N, classes), and of how many."""
     return int((given.argmax(1).cpu() == labels).sum()), len(labels)
 
 

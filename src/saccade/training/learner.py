@@ -14,19 +14,19 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade._api import host_parameters, plan_of
+from saccade._api import host_parameters
 from saccade._seeds import derive_seed
 from saccade.data import ImageData, TrainBatches
 from saccade.data.augment import mix_of
 from saccade.errors import TrialError, UsageError
+from saccade.surgery import host_modules, replaced_by
 from saccade.training.average import Average
-from saccade.training.evaluate import Evaluation, count_right
+from saccade.training.evaluate import Evaluation, count_right, logits
 from saccade.training.optim import make_factor, make_optimiser
 from saccade.training.settings import TrainSettings
 
 LOG = logging.getLogger("saccade")
 CHECK_EVERY = 100  # steps; to look at a loss makes a GPU wait
-NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 @dataclass(frozen=True)
@@ -204,12 +204,12 @@ class Learner(LightningModule):
                 torch.distributed.broadcast(buffer, 0)
         self.doing = f"the validation after epoch {self.current_epoch + 1}"
         with self.trainer.precision_plugin.val_step_context():
-            counted = count_right(
+            given, labels = logits(
                 self.evaluated, self.data, "val", batch_size=self.settings.batch_size, workers=self.workers,
                 rank=rank, world=world,
             )  # fmt: skip
         self.doing = ""
-        counted = torch.tensor(counted, device=self.device)
+        counted = torch.tensor(count_right(given, labels), device=self.device)
         right, images = torch.as_tensor(self.trainer.strategy.reduce(counted, reduce_op="sum")).tolist()
         return right / images
 
@@ -230,10 +230,9 @@ class Learner(LightningModule):
     def _set_modes(self) -> None:
         self.model.train()
         if self._attention_alone:
-            edited = tuple(f"{edit.site}.saccade." for edit in plan_of(self.model).edits)
-            for path, module in self.model.named_modules():
-                if isinstance(module, NORMS) and not path.startswith(edited):
-                    module.training = False  # alone: what it holds in edits goes on learning
+            for module in host_modules(self.model).values():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm) and replaced_by(module) is None:
+                    module.training = False  # alone: attention that it holds goes on learning
 
 
 def _seed_step(seed: int, device: torch.device) -> None:

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from saccade._checks import nearest
+from saccade._checks import first_error, nearest
+from saccade.data.augment import STRICT
 from saccade.errors import UsageError
-from saccade.training.settings import STRICT, TrainSettings
+from saccade.training.settings import TrainSettings
 
 
 class Attention(BaseModel):
@@ -74,9 +75,8 @@ def checked(content: Any) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"`{key}` (={first['input']!r}): {first['msg']}") from None
+        key, value, message = first_error(error)
+        raise UsageError(f"`{key}` (={value!r}): {message}") from None
 
 
 def keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -16,12 +16,11 @@ from torch import nn
 
 from saccade._api import augment, plan_of
 from saccade._checks import check_choice, check_device, check_int
-from saccade._seeds import derive_seed
 from saccade.data import ImageData, load_data
-from saccade.data.images import SplitName, check_classes
+from saccade.data.images import SPLITS, SplitName, check_classes
 from saccade.errors import DataError, UsageError
-from saccade.nets.build import build_model, pretrained_statistics
 from saccade.nets.hosts import Host
+from saccade.training.build import as_the_weights_know, build_host
 from saccade.training.checkpoints import read_checkpoint
 from saccade.training.evaluate import Evaluation, evaluate
 from saccade.training.fit import Folder, Machine, fit
@@ -75,9 +74,7 @@ def train(
     for note in data.notes:
         LOG.warning(note)
     model = build(recipe, data, sync_batchnorm=machine.sync_batchnorm)
-    statistics = pretrained_statistics(recipe.model, model) if recipe.pretrained else None
-    if statistics is not None and len(statistics[0]) == data.shape[0]:
-        data = data.normalised_by(*statistics)  # what the weights are used to
+    data = as_the_weights_know(recipe.model, model, data) if recipe.pretrained else data
     about = _about(recipe, data, model)
     learner = fit(
         model, data, recipe, recipe.seed, on_epoch,
@@ -91,13 +88,9 @@ def build(recipe: Recipe, data: ImageData, *, sync_batchnorm: bool = False) -> n
 
     ``sync_batchnorm`` converts the host's BatchNorms before attention comes, since the conversion makes new modules.
     """
-    torch.manual_seed(derive_seed(recipe.seed, "host"))
-    model = build_model(
-        recipe.model, in_channels=data.shape[0], num_classes=len(data.classes), pretrained=recipe.pretrained
-    )
+    model = build_host(recipe.model, data, recipe.seed, pretrained=recipe.pretrained)
     if sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    torch.manual_seed(derive_seed(recipe.seed, "attention"))
     for each in recipe.attention:
         model = augment(
             model,
@@ -155,9 +148,10 @@ def evaluate_checkpoint(
 
     Raises:
         DataError: a checkpoint that cannot be read.
-        UsageError: data with other classes or channels; a network to which the weights do not belong.
+        UsageError: data with other classes or channels; a network to which the weights do not belong; an unknown split.
     """
     path, device = Path(path), check_device(device)
+    check_choice("split", split, SPLITS)
     content = read_checkpoint(path)
     about = content["saccade"]
     try:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from saccade.data.augment import AugmentSettings
-
-STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from saccade.data.augment import STRICT, AugmentSettings
 
 
 class OptimSettings(BaseModel):
