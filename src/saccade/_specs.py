@@ -9,8 +9,9 @@ from typing import Any
 
 from saccade.errors import UsageError
 
-# The name of a mechanism that Python's grammar keeps for itself.
-_KEYWORD, _STAND_IN = re.compile(r"\blambda(?=\s*(?:,|\(|$))"), "lambda_"
+# Names of mechanisms that Python's grammar keeps for itself are read with a line behind them.
+_KEYWORD = re.compile(r"\b(lambda|nonlocal)(?=\s*(?:,|\(|$))")
+_STAND_IN = {"lambda_": "lambda", "nonlocal_": "nonlocal"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def parse_specs(text: str, what: str) -> list[Spec]:
         what: the argument's name, for the error.
     """
     try:
-        tree = ast.parse(f"[{_KEYWORD.sub(_STAND_IN, text)}]", mode="eval").body
+        tree = ast.parse("[" + _KEYWORD.sub(r"\1_", text) + "]", mode="eval").body
         return [_spec(node) for node in tree.elts] if isinstance(tree, ast.List) else _fail()
     except (SyntaxError, TypeError, ValueError):
         raise UsageError(
@@ -65,7 +66,7 @@ def _spec(node: ast.expr) -> Spec:
 
 
 def _own_name(node: ast.Name) -> str:
-    return "lambda" if node.id == _STAND_IN else node.id
+    return _STAND_IN.get(node.id, node.id)
 
 
 def _name(keyword: ast.keyword) -> str:

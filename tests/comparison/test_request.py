@@ -8,7 +8,8 @@ import pytest
 from torch import nn
 from typer.main import get_command
 
-from saccade._specs import parse_spec, parse_specs
+import saccade
+from saccade._specs import Spec, parse_spec, parse_specs
 from saccade.cli.commands import app
 from saccade.cli.compare import read_config, read_seeds
 from saccade.comparison.request import Request, make_request
@@ -181,6 +182,11 @@ def test_specs_print_as_they_parse():
 def test_a_word_of_python_can_be_a_name():
     specs = parse_specs("none, lambda,lambda(heads=4)", "attention")
     assert [(spec.name, spec.options) for spec in specs] == [("none", {}), ("lambda", {}), ("lambda", {"heads": 4})]
+
+
+def test_every_mechanism_can_be_named():
+    for name in saccade.list_attention():
+        assert parse_specs(f"none,{name},{name}(a=1)", "attention") == [Spec("none"), Spec(name), Spec(name, {"a": 1})]
 
 
 def test_a_network_is_no_name():
