@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from saccade.attention.aaconv import AAConv2d as AAConv2d
     from saccade.comparison import compare as compare
     from saccade.errors import SaccadeError as SaccadeError
+    from saccade.nets import create_model as create_model
     from saccade.nets import load as load
     from saccade.nets import save as save
     from saccade.profiling import cost as cost
@@ -45,6 +46,7 @@ _HOME = {
     "compare": "saccade.comparison",
     "cost": "saccade.profiling",
     "create_attention": "saccade._api",
+    "create_model": "saccade.nets",
     "describe": "saccade._api",
     "list_attention": "saccade._api",
     "load": "saccade.nets",
@@ -55,7 +57,7 @@ _HOME = {
 _PACKAGES = ("nets", "ops")
 
 __all__ = ["AAConv2d", "Plan", "SaccadeError", "apply_plan", "attention_parameters", "augment", "compare", "cost",
-           "create_attention", "describe", "find_sites", "host_parameters", "list_attention", "load", "load_host",
+           "create_attention", "create_model", "describe", "find_sites", "host_parameters", "list_attention", "load", "load_host",
            "nets", "ops", "plan_of", "save", "strip"]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,14 @@ from saccade._checks import check_choice, check_options, nearest
 from saccade._specs import parse_spec
 from saccade.errors import UsageError
 from saccade.nets.cifar_resnet import CifarResNet
+from saccade.nets.mnasnet import mnasnet_a1
+from saccade.nets.wide_resnet import WideResNet
 
-NETS: dict[str, type[nn.Module]] = {"cifar_resnet": CifarResNet}
+NETS: dict[str, Callable[..., nn.Module]] = {
+    "cifar_resnet": CifarResNet,
+    "wide_resnet": WideResNet,
+    "mnasnet_a1": mnasnet_a1,
+}
 LIBRARIES = ("timm", "torchvision", "saccade")
 NUMBERS = itertools.count()  # of the files that were run: a second run of one is another module
 
