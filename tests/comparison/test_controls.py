@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 import saccade
 from comparison.conftest import SMALL
 from nets.kept import kept
 from nets.test_pretrained import IMAGENET
+from saccade.cli import main
 from saccade.comparison import compare
 from saccade.comparison.control import settle, wider
 from saccade.comparison.record import Record, alone, read_record
@@ -163,6 +165,25 @@ def test_a_pretrained_host_starts_as_what_it_was(tmp_path, monkeypatch):
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(host.eval()(x), with_se.eval()(x))
     assert all(torch.equal(host.state_dict()[key], state[key]) for key in state if not key.startswith("classifier.1"))
+
+
+def test_the_command_compares_on_a_pretrained_host_of_timm(tmp_path, monkeypatch, capsys):
+    weights = timm.create_model("test_resnet").state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    model = f"timm:test_resnet(pretrained_cfg_overlay={{'file': {str(tmp_path / 'weights.pth')!r}}})"
+    data = f"imagefolder:{image_folder(tmp_path / 'images', train=12, others=4)}"
+    words = ["compare", "--model", model, "--pretrained", "--start", "identity", "--data", data, "--image-size", "32"]
+    words += ["--attention", "none,se", "--seeds", "0,", "--epochs", "1", "--batch-size", "8", "--jobs", "1"]
+    monkeypatch.setattr("sys.argv", ["saccade", *words, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main()
+    assert "report.html" in capsys.readouterr().out
+    record = read_record(tmp_path / "out")
+    none, se = record.asked.variants
+    assert (record.asked.pretrained, se.start) == (True, "identity")
+    for variant in (none, se):
+        state = build_variant(record.asked, variant, load_data(data, 32), 0).state_dict()
+        assert all(torch.equal(state[key], weights[key]) for key in weights if not key.startswith("fc."))
 
 
 def test_a_pretrained_host_is_trained_on_images_as_its_weights_know_them(tmp_path, monkeypatch):
