@@ -1,18 +1,21 @@
 """Controls get the dearest variant's compute; tuning tries the same for all; a pretrained host is what it was."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 import saccade
 from comparison.conftest import SMALL
 from nets.kept import kept
 from nets.test_pretrained import IMAGENET
+from saccade.cli import main
 from saccade.comparison import compare
 from saccade.comparison.control import settle, wider
-from saccade.comparison.record import Record, VariantCost, alone, read_record
+from saccade.comparison.record import Record, alone, read_record
 from saccade.comparison.request import make_request
 from saccade.comparison.statistics import paired_difference, verdict
 from saccade.comparison.trial import (
@@ -28,6 +31,7 @@ from saccade.data import ImageData, load_data
 from saccade.errors import UsageError
 from saccade.nets import build_model
 from saccade.profiling.macs import count_macs
+from saccade.report.results import Measured
 from saccade.training.fit import fit
 from training.runs import HOST, image_folder
 
@@ -45,8 +49,8 @@ def request(**changes):
     return make_request(**asked)
 
 
-def cost(step: float) -> VariantCost:
-    return VariantCost(sites=[], at=None, params=1, macs=1, latency_ms=1.0, train_step_ms=step)
+def cost(step: float) -> Measured:
+    return Measured(sites=[], at=None, params=1, macs=1, latency_ms=1.0, train_step_ms=step)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +110,14 @@ def test_controls_stand_beside_every_variant(controlled):
             assert beside["difference"] == expected.model_dump()
             assert beside["verdict"] == verdict(expected, 0.5)
     assert results["variants"][0]["against"] == {}
+    for other in (*results["variants"][1:], longer, wide):
+        expected = paired_difference(other["scores"], results["variants"][0]["scores"], 4)
+        assert other["difference"] == expected.model_dump(), "beside the baseline stand two variants and two controls"
+    settled = json.loads((controlled / "comparison.json").read_text())["controls"]["longer"]
+    said = (
+        f"longer: {settled['epochs']} epochs; the training step of {settled['dearest']} takes {settled['ratio']:.2f} "
+    )
+    assert any(note.startswith(said) for note in results["notes"])
 
 
 def test_a_control_keeps_its_length_when_a_comparison_goes_on(controlled):
@@ -155,6 +167,25 @@ def test_a_pretrained_host_starts_as_what_it_was(tmp_path, monkeypatch):
     assert all(torch.equal(host.state_dict()[key], state[key]) for key in state if not key.startswith("classifier.1"))
 
 
+def test_the_command_compares_on_a_pretrained_host_of_timm(tmp_path, monkeypatch, capsys):
+    weights = timm.create_model("test_resnet").state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    model = f"timm:test_resnet(pretrained_cfg_overlay={{'file': {str(tmp_path / 'weights.pth')!r}}})"
+    data = f"imagefolder:{image_folder(tmp_path / 'images', train=12, others=4)}"
+    words = ["compare", "--model", model, "--pretrained", "--start", "identity", "--data", data, "--image-size", "32"]
+    words += ["--attention", "none,se", "--seeds", "0,", "--epochs", "1", "--batch-size", "8", "--jobs", "1"]
+    monkeypatch.setattr("sys.argv", ["saccade", *words, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main()
+    assert "report.html" in capsys.readouterr().out
+    record = read_record(tmp_path / "out")
+    none, se = record.asked.variants
+    assert (record.asked.pretrained, se.start) == (True, "identity")
+    for variant in (none, se):
+        state = build_variant(record.asked, variant, load_data(data, 32), 0).state_dict()
+        assert all(torch.equal(state[key], weights[key]) for key in weights if not key.startswith("fc."))
+
+
 def test_a_pretrained_host_is_trained_on_images_as_its_weights_know_them(tmp_path, monkeypatch):
     kept("squeezenet1_1", tmp_path, monkeypatch)
     name = f"imagefolder:{image_folder(tmp_path / 'images', train=12, others=4)}"
@@ -196,6 +227,43 @@ def test_a_try_of_tuning_that_fails_is_told(tmp_path):
     finished = compare(**asked, seeds=1, epochs=1, tune=2, lr=0.01, jobs=1, out=tmp_path / "out")
     assert "1 of 2 tries of tuning se failed; the first: RuntimeError: no luck" in finished.results.notes
     assert finished.results.failed == []
+
+
+def test_where_every_try_fails_the_variant_is_trained_as_asked_and_told(tmp_path):
+    (tmp_path / "host.py").write_text(COUNTED.replace("== 4", "in (4, 6, 8)"))  # of se the tries and the trial
+    asked = {"model": f"{tmp_path / 'host.py'}:counted", "data": "sample", "attention": "none,se", "at": "conv"}
+    finished = compare(**asked, seeds=1, epochs=1, tune=2, lr=0.01, jobs=1, out=tmp_path / "out")
+    notes = finished.results.notes
+    assert "2 of 2 tries of tuning se failed; the first: RuntimeError: no luck" in notes
+    assert "se: learning rate 0.01, weight decay 0.0005, as asked for, since every try failed." in notes
+    assert any(re.match(r"none: learning rate .*, chosen by tuning\.", note) for note in notes)
+
+
+GREEDY = """
+from torch import nn
+
+class Greedy(nn.Sequential):
+    def forward(self, x):
+        if self.training and any("se" in name.split(".") for name, _ in self.named_modules()):
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return super().forward(x)
+
+def greedy(in_channels, num_classes):
+    return Greedy(nn.Conv2d(in_channels, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, num_classes))
+"""
+
+
+def test_a_variant_that_memory_does_not_suffice_for_is_listed_and_the_rest_goes_on(tmp_path):
+    (tmp_path / "host.py").write_text(GREEDY)
+    asked = {"model": f"{tmp_path / 'host.py'}:greedy", "attention": "none,se,eca", "at": "conv", "control": "longer"}
+    finished = compare(**asked, seeds=2, epochs=1, lr=0.01, jobs=1, out=tmp_path / "out")
+    none, se, eca = finished.results.variants
+    assert se.scores == [None, None]
+    assert (se.latency_ms, se.macs) == (None, None)
+    assert [(each.name, each.seed) for each in finished.results.failed] == [("se", 0), ("se", 1)]
+    assert "can't allocate memory" in finished.results.failed[0].reason
+    assert None not in [*none.scores, *eca.scores]
+    assert "se" in finished.report.read_text()
 
 
 def test_a_second_process_on_a_folder_is_told(tmp_path):

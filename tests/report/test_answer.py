@@ -6,7 +6,7 @@ import pytest
 
 from report.builders import failed_variant, one_of_each, results, variant
 from saccade.report.answer import answer
-from saccade.report.results import FailedTrial
+from saccade.report.results import Against, Difference, FailedTrial
 
 
 def too_few(name, seeds):
@@ -79,3 +79,21 @@ def test_without_a_baseline_nothing_is_said_of_the_others():
 def test_a_control_that_helps_is_told():
     given = results(variant("se", "helps"), controls=[variant("none-longer", "helps")])
     assert answer(given) == "On this data se helped; none-longer (control), which has no attention, helped."
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("helps", "beside longer (control) se helped too"),
+        ("hurts", "beside longer (control) se hurt"),
+        ("too few runs", "beside longer (control) se was not shown to help"),
+        ("no difference shown", "beside longer (control) se was not shown to help"),
+    ],
+)
+def test_what_helped_is_told_beside_the_control(word, said):
+    beside = Against(difference=Difference(mean=0.0, low=-0.1, high=0.1, p=0.5), verdict=word, seeds_to_decide=None)
+    given = results(
+        variant("se", "helps", against={"longer": beside}), variant("gam", "hurts", against={"longer": beside}),
+        controls=[variant("longer", "no difference shown")],
+    )  # fmt: skip
+    assert answer(given) == f"On this data se helped; gam hurt; {said}."

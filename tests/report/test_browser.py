@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -117,7 +118,8 @@ def test_the_results_are_in_the_page_as_files(opened, tmp_path):
         assert download.value.suggested_filename == name
         saved = tmp_path / f"saved-{name}"
         download.value.save_as(saved)
-        assert saved.read_text() == (tmp_path / name).read_text().rstrip("\n") + ("\n" if name.endswith("csv") else "")
+        read = json.loads if name.endswith("json") else str
+        assert read(saved.read_text()) == read((tmp_path / name).read_text())
     assert [url for url in requests if not url.startswith("data:")] == []
 
 
@@ -137,6 +139,26 @@ def test_a_narrow_window_scrolls_the_table_and_not_the_page(opened):
     pytest.fail("the table did not scroll by keyboard within five seconds")
 
 
+def test_on_paper_everything_is_open_and_nothing_is_to_be_pressed(opened):
+    page, _, _ = opened(one_of_each(), viewport={"width": 800, "height": 1000})
+    assert not page.get_by_text("layer1.0.bn2").first.is_visible()
+    page.emulate_media(media="print")
+    assert page.get_by_text("layer1.0.bn2").first.is_visible()
+    assert not page.locator(".switch").first.is_visible()
+    assert all(drawing.is_visible() for drawing in page.locator("figure svg[role=img]").all())
+    assert page.evaluate("document.querySelector('.verdicts').scrollWidth <= document.body.clientWidth")
+
+
+def test_a_screen_reader_hears_headings_and_tables(opened):
+    page, _, _ = opened(one_of_each(), viewport={"width": 1200, "height": 900})
+    heard = page.locator("main").aria_snapshot()
+    assert 'heading "Did attention help?" [level=1]' in heard
+    assert [heard.index(f'heading "{title}" [level=2]') for title in ("Verdicts", "What it costs", "The numbers drawn")]
+    for name in ("Accuracy", "Difference, points", "p", "Verdict", "Seeds to decide", "Params"):
+        assert f'columnheader "{name}"' in heard, name
+    assert re.search(r'img "Differences to the baseline in points: simam \+1.23', heard)
+
+
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
 def test_the_colours_follow_the_reader(opened, scheme, dark):
     page, _, _ = opened(one_of_each(), color_scheme=scheme)
@@ -153,10 +175,15 @@ def test_the_colours_follow_the_reader(opened, scheme, dark):
 
 def test_a_script_in_a_users_text_does_not_run(opened):
     hostile = "</title></style><img src=x onerror=alert(1)><script>alert(1)</script>"
-    given = results(variant("x", "helps", label=hostile), model=hostile, command=hostile)
+    shares = [[0.5, 0.6], [0.5, 0.7]]
+    given = results(
+        variants=[variant("none", per_class=shares), variant("x", "helps", label=hostile, per_class=shares)],
+        model=hostile, command=hostile, data=f"imagefolder:{hostile}", classes=[hostile, "Bag"],
+    )  # fmt: skip
     page, requests, complaints = opened(given)
     assert page.locator("script").count() == 1, "the report's own"
     assert page.locator("img").count() == 0
     assert hostile in page.locator("table.verdicts").inner_text()
+    assert hostile in page.locator("table.classes").inner_text()
     assert requests == []
     assert complaints == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 import re
 from html.parser import HTMLParser
 
@@ -12,7 +13,7 @@ import pytest
 from report.builders import failed_variant, one_of_each, results, variant
 from saccade.errors import DataError
 from saccade.report.html import report_html, write_report
-from saccade.report.results import Difference, FailedTrial, write_results
+from saccade.report.results import Difference, EpochRecord, FailedTrial, write_results
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -166,6 +167,17 @@ def test_write_report_writes_beside_the_results(tmp_path):
     assert path.read_text(encoding="utf-8") == report_html(given)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "results.csv", "results.json"]
     assert path.stat().st_size < 600_000
+
+
+def test_a_large_comparison_is_a_page_of_three_megabytes_at_most():
+    draws = random.Random(0)
+    scores = [draws.random() for _ in range(10)]
+    curve = [EpochRecord(epoch=e, train_loss=draws.random(), val_accuracy=draws.random()) for e in range(1, 201)]
+    shares = [[draws.random() for _ in range(100)] for _ in range(10)]
+    parts = {"scores": scores, "curves": [curve] * 10, "per_class": shares}
+    variants = [variant("none", **parts), *(variant(f"se{number}", "helps", **parts) for number in range(10))]
+    classes = [f"class {number}" for number in range(100)]
+    assert len(report_html(results(variants=variants, seeds=list(range(10)), classes=classes))) < 3 << 20
 
 
 def test_write_report_without_results_says_so(tmp_path):

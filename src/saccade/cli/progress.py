@@ -59,7 +59,7 @@ class PlainProgress:
         self._command = setting.command
         for trial in setting.trials:
             epochs = record.settings(asked.variant(trial.variant)).epochs
-            self._cost[trial] = record.costs[trial.variant].train_step_ms * epochs
+            self._cost[trial] = (record.costs[trial.variant].train_step_ms or 0.0) * epochs
         self._to_spend = sum(self._cost[trial] for trial in setting.trials if trial not in setting.done)
         self._began = time.monotonic()
         self._note_saved()

@@ -100,7 +100,7 @@ def _cost_row(variant: VariantResult) -> list[str]:
     return [
         variant.name,
         f"{variant.params:,}",
-        f"{variant.macs / 1e6:.2f} M",
+        "" if variant.macs is None else f"{variant.macs / 1e6:.2f} M",
         _number(variant.latency_ms),
         _number(variant.train_step_ms),
         f"{len(variant.sites)} x {variant.at}" if variant.sites else "",

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import torch
 
-from saccade.comparison.record import ControlSetting, VariantCost
+from saccade.comparison.record import ControlSetting
 from saccade.comparison.request import Request
 from saccade.data import ImageData
 from saccade.errors import UsageError
 from saccade.nets import build_model
 from saccade.nets.hosts import Host
 from saccade.profiling.macs import count_macs
+from saccade.report.results import Measured
 
 # Options by which hosts are wider, with what they are by default: of ours, of torchvision's mobile networks, of its
 # ResNets, of timm's.
@@ -22,14 +23,16 @@ WIDTHS = {"widths": (16, 32, 64), "width_mult": 1.0, "width_per_group": 64, "bas
 STEP, WIDEST = 1 / 16, 4.0
 
 
-def settle(request: Request, data: ImageData, costs: Mapping[str, VariantCost]) -> dict[str, ControlSetting]:
+def settle(request: Request, data: ImageData, costs: Mapping[str, Measured]) -> dict[str, ControlSetting]:
     """What every control that was asked for is, from the step times measured before the first trial.
 
     The dearest variant's training step takes ``ratio`` times the baseline's: ``longer`` trains the baseline for that
     many times the epochs, rounded up; ``wider`` is the narrowest host with that many times the MACs.
     """
-    steps = {variant.name: costs[variant.name].train_step_ms for variant in request.variants}
+    steps = {each.name: step for each in request.variants if (step := costs[each.name].train_step_ms) is not None}
     baseline = request.variants[0].name
+    base_macs = costs[baseline].macs
+    assert base_macs is not None, "the baseline was measured"
     dearest = max(steps, key=lambda name: steps[name])
     ratio = max(1.0, steps[dearest] / steps[baseline])
     settings: dict[str, ControlSetting] = {}
@@ -38,7 +41,7 @@ def settle(request: Request, data: ImageData, costs: Mapping[str, VariantCost]) 
         if control.control == "longer":
             epochs = math.ceil(round(epochs * ratio, 6))
         else:
-            model = wider(model, data, ratio, costs[baseline].macs)
+            model = wider(model, data, ratio, base_macs)
         settings[control.name] = ControlSetting(model=model, epochs=epochs, dearest=dearest, ratio=ratio)
     return settings
 

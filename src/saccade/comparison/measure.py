@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from saccade._api import plan_of
-from saccade.comparison.record import VariantCost
 from saccade.comparison.request import Request, Variant
 from saccade.comparison.trial import build_variant
 from saccade.data import ImageData
 from saccade.nets.places import usual_place
-from saccade.profiling.cost import Cost, measure
+from saccade.profiling.cost import Cost, forward, measure, train_step
 from saccade.profiling.timing import threads
+from saccade.report.results import Measured
 
 BUDGET_S = 0.5  # seconds for each of a variant's times
 
 
 def measure_costs(
     request: Request, data: ImageData, variants: Sequence[Variant], hosts: Mapping[str, str] | None = None
-) -> dict[str, VariantCost]:
+) -> tuple[dict[str, Measured], dict[str, str]]:
     """Build every variant once, which also finds what cannot work, and measure all in turns with one thread.
 
-    ``hosts`` are those of variants with another than the request's.
+    ``hosts`` are those of variants with another than the request's. Where one cannot be run or trained, as when memory
+    does not suffice for it, the others are measured all the same.
+
+    Returns:
+        What each costs, and why some cannot be run.
     """
     seed, hosts = request.seeds[0], hosts or {}
     models = {each.name: build_variant(request, each, data, seed, hosts.get(each.name)) for each in variants}
@@ -33,25 +37,40 @@ def measure_costs(
     batch = torch.randn(min(request.settings.batch_size, len(data.train)), *data.shape)
     batch = batch.contiguous(memory_format=torch.channels_last)
     with threads(1):
-        costs = measure(models, batch, device="cpu", budget_s=BUDGET_S)
-    return {each.name: _measured(each, models[each.name], costs[each.name]) for each in variants}
+        unable = {name: reason for name, model in models.items() if (reason := _failure(model, batch)) is not None}
+        able = {name: model for name, model in models.items() if name not in unable}
+        costs = measure(able, batch, device="cpu", budget_s=BUDGET_S)
+    return {each.name: _measured(each, models[each.name], costs.get(each.name)) for each in variants}, unable
 
 
-def _measured(variant: Variant, model: nn.Module, cost: Cost) -> VariantCost:
+def _failure(model: nn.Module, batch: Tensor) -> str | None:
+    """Why a network cannot be run, or trained for a step."""
+    try:
+        forward(model, batch[:1])()
+        train_step(model, batch)()
+    except Exception as error:  # noqa: BLE001  a network may fail in any way
+        return f"{type(error).__name__}: {error}"
+    finally:
+        model.zero_grad()  # gradients that wait are no part of the next one's cost
+    return None
+
+
+def _measured(variant: Variant, model: nn.Module, cost: Cost | None) -> Measured:
     at = (
         ", ".join(variant.at) if variant.at else usual_place(variant.attention, model)[0] if variant.attention else None
     )
-    step = cost.train_step
-    assert step is not None, "training steps were measured"
-    return VariantCost(
+    sites, params = [edit.site for edit in plan_of(model).edits], sum(p.numel() for p in model.parameters())
+    if cost is None:
+        return Measured(at=at, sites=sites, params=params)
+    return Measured(
         at=at,
-        sites=[edit.site for edit in plan_of(model).edits],
-        params=cost.params,
+        sites=sites,
+        params=params,
         state_bytes=cost.state_bytes,
         macs=cost.macs_per_image,
         latency_ms=cost.latency_one.p50,
         latency_p95_ms=cost.latency_one.p95,
         images_per_s=cost.throughput,
-        train_step_ms=step.p50,
+        train_step_ms=cost.train_step_ms,
         peak_memory_mib=cost.peak_memory_mib,
     )

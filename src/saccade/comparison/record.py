@@ -25,13 +25,6 @@ from saccade.training import TrainSettings
 FILE, LOCK = "comparison.json", ".lock"
 
 
-class VariantCost(Measured):
-    """Measured once before the first trial: of these, the times are always there."""
-
-    latency_ms: Finite  # pyright: ignore[reportIncompatibleVariableOverride] # frozen
-    train_step_ms: Finite  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
 class ControlSetting(BaseModel):
     """What a control is, settled before the first trial: the host and the epochs that match the dearest variant."""
 
@@ -51,7 +44,8 @@ class Tuned(BaseModel):
 
     lr: Finite
     weight_decay: Finite
-    val_accuracy: Finite
+    val_accuracy: Finite | None
+    """None where every try failed: then they are those that were asked for."""
     failed: list[str] = []
     """Why tries failed that did."""
 
@@ -68,8 +62,10 @@ class Record(BaseModel):
     """Of the file that the host comes from, where it comes from one."""
     environment: dict[str, str]
     threads_per_trial: int
-    costs: dict[str, VariantCost]
-    """By variant or control."""
+    costs: dict[str, Measured]
+    """By variant or control, measured once before the first trial."""
+    unable: dict[str, str] = {}
+    """Why a variant cannot be run, where it cannot."""
     controls: dict[str, ControlSetting] = {}
     tuned: dict[str, Tuned] = {}
     """By variant, once all have been tuned."""

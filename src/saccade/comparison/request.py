@@ -21,6 +21,7 @@ DEFAULT_MODEL = "saccade:cifar_resnet(depth=8, stem_stride=2)"
 DEFAULT_ATTENTION = "none,se,sem,gam,aaconv"
 CONTROLS = ("longer", "wider")
 FILE = "request.json"
+MOST_SEEDS = 1000
 
 
 class Variant(BaseModel):
@@ -154,13 +155,17 @@ def make_request(
     check_number("margin", margin, low=1e-6, high=100)
     check_int("tune", tune, at_least=0)
     try:
+        variants, controls = _variants(attention, at, start), _controls(control, pretrained)
+        names = [each.name for each in (*variants, *controls)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UsageError(f"`attention`: two variants or controls have the name {twice!r}; give one of them another")
         return Request(
             model=model,
             pretrained=pretrained,
             data=data,
             image_size=(224 if pretrained else 32) if image_size is None else image_size,
-            variants=_variants(attention, at, start),
-            controls=_controls(control, pretrained),
+            variants=variants,
+            controls=controls,
             seeds=_seeds(seeds),
             margin=margin,
             tune=tune,
@@ -176,15 +181,11 @@ def make_request(
 
 
 def _variants(attention: Any, at: str | Sequence[str] | None, start: str) -> list[Variant]:
-    places = split_places(at) if isinstance(at, str) else at
-    usual = {"at": list(places) if places else None, "start": start}
-    each = parse_specs(attention, "attention") if isinstance(attention, str) else attention
+    usual = {"at": _places(at), "start": start}
+    each = parse_specs(attention, "attention") if isinstance(attention, str) else _listed("attention", attention)
     variants = [variant for entry in each for variant in _read(entry, usual)]
     if not any(variant.plain for variant in variants):
         variants.insert(0, Variant(name=BASELINE))
-    names = [variant.name for variant in variants]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UsageError(f"`attention` names the same variant twice: {twice!r}; give one of them another name")
     if len(variants) < 2:
         raise UsageError(f"`attention` (={attention!r}) must name an attention beside the baseline, such as none,se")
     return sorted(variants, key=lambda variant: not variant.plain)
@@ -200,14 +201,33 @@ def _read(entry: Any, usual: dict[str, Any]) -> list[Variant]:
     if not isinstance(entry, Mapping) or not ({"attention", "plan"} & entry.keys()):
         raise UsageError(f"`attention` (={entry!r}): each must be text such as 'se', or have attention= or plan=")
     if unknown := [key for key in entry if key not in known]:
-        raise UsageError(f"`attention` (={dict(entry)!r}): there is no {unknown[0]!r}{nearest(unknown[0], known)}")
-    said = dict(entry)
-    if isinstance(said.get("at"), str):
-        said["at"] = split_places(said["at"])
+        raise UsageError(f"`attention` (={dict(entry)!r}): there is no {unknown[0]!r}{nearest(str(unknown[0]), known)}")
+    said: dict[str, Any] = {"options": {}} | dict(entry)
+    if not isinstance(said.get("attention", ""), str):
+        raise UsageError(f"`attention` (={said['attention']!r}) must be the name of a mechanism")
+    if not isinstance(said["options"], Mapping):
+        raise UsageError(f"`options` (={said['options']!r}) must be a mapping, such as {{'reduction': 8}}")
+    if "at" in said:
+        said["at"] = _places(said["at"])
+    if said.get("attention") == BASELINE and entry.keys() != {"attention"}:
+        raise UsageError(
+            f"`attention` (={dict(entry)!r}): the baseline {BASELINE!r} has no place, options or other name"
+        )
     if "plan" in said:
         return [Variant(name=said.get("name", PLAN), plan=_plan(said["plan"]))]
-    spec = Spec(said["attention"], said.get("options", {}))
+    spec = Spec(said["attention"], dict(said["options"]))
     return [_of_spec(spec, usual | {key: said[key] for key in ("at", "start", "name") if key in said})]
+
+
+def _places(at: Any) -> list[Any] | None:
+    places = split_places(at) if isinstance(at, str) else _listed("at", at or [])
+    return places or None
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, Sequence):
+        raise UsageError(f"`{name}` (={value!r}) must be text or a list")
+    return list(value)
 
 
 def _of_spec(spec: Spec, usual: dict[str, Any]) -> Variant:
@@ -235,7 +255,8 @@ def _plan(given: Any) -> str:
 
 
 def _controls(control: str | Sequence[str], pretrained: bool) -> list[Variant]:
-    names = [name.strip() for name in control.split(",") if name.strip()] if isinstance(control, str) else list(control)
+    names = control.split(",") if isinstance(control, str) else _listed("control", control)
+    names = [name.strip() if isinstance(name, str) else name for name in names if name != ""]
     for name in names:
         check_choice("control", name, CONTROLS)
     if len(set(names)) < len(names):
@@ -246,11 +267,14 @@ def _controls(control: str | Sequence[str], pretrained: bool) -> list[Variant]:
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    listed = range(seeds) if isinstance(seeds, int) else seeds
+    listed = range(seeds) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
     if (
         not isinstance(listed, Sequence)
-        or not all(isinstance(seed, int) and seed >= 0 for seed in listed)
-        or not 0 < len(set(listed)) == len(listed)
+        or not 0 < len(listed) <= MOST_SEEDS
+        or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in listed)
+        or len(set(listed)) < len(listed)
     ):
-        raise UsageError(f"`seeds` (={seeds!r}) must be a count of at least 1, or different integers from 0")
+        raise UsageError(
+            f"`seeds` (={seeds!r}) must be a count of at least 1, or different integers from 0; at most {MOST_SEEDS}"
+        )
     return list(listed)

@@ -21,7 +21,7 @@ from saccade.comparison.request import DEFAULT_ATTENTION, DEFAULT_MODEL, Request
 from saccade.comparison.summarise import summarise
 from saccade.comparison.trial import Trial, candidates, read_result
 from saccade.data import ImageData, load_data
-from saccade.errors import DataError, TrialError, UsageError
+from saccade.errors import DataError, UsageError
 from saccade.nets import Host
 from saccade.report.answer import answer
 from saccade.report.html import write_report
@@ -147,6 +147,8 @@ def compare(
         epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, image_size=image_size, margin=margin,
         control=control, tune=tune,
     )  # fmt: skip
+    if not isinstance(out, (str, Path)):
+        raise UsageError(f"`out` (={out!r}) must be the path of a folder")
     folder, notes = Path(out), []
     again = "" if jobs is None else f" --jobs {jobs}"
     jobs = _jobs(jobs, notes)
@@ -155,7 +157,7 @@ def compare(
         images = load_data(data, request.image_size)
         notes += [*images.notes, *_coarse_test(images, margin)]
         record = _begin(folder, request, images) if record is None else _continue(record, folder, images, notes)
-        trials = _trials(request)
+        trials = _trials(record)
         done = {trial: score for trial in trials if (score := read_result(folder, trial)) is not None}
         if on_setting is not None:
             on_setting(Setting(record, request.command(folder) + again, trials, done, min(jobs, len(trials)), notes))
@@ -163,6 +165,7 @@ def compare(
             record = _tune(record, folder, images, jobs, on_event)
         waiting = [trial for trial in trials if trial not in done and trial.candidate is None]
         reasons = _run(waiting, folder, images, jobs, on_event)
+        reasons |= {Trial(name, seed): why for name, why in record.unable.items() for seed in request.seeds}
         failed = [FailedTrial(name=each.variant, seed=each.seed, reason=why) for each, why in reasons.items()]
         results = summarise(record, images, folder, failed, notes)
         with _room(folder):
@@ -171,10 +174,14 @@ def compare(
     return Comparison(folder, results)
 
 
-def _trials(request: Request) -> list[Trial]:
+def _trials(record: Record) -> list[Trial]:
     """All that a comparison trains, in its order: what takes longest first within a seed."""
-    tuning = [Trial(variant.name, request.tuning_seed, n) for n in range(request.tune) for variant in request.variants]
-    return tuning + [Trial(each.name, seed) for seed in request.seeds for each in reversed(request.trained)]
+    request = record.asked
+    tuned, trained = (
+        [each.name for each in part if each.name not in record.unable] for part in (request.variants, request.trained)
+    )
+    tuning = [Trial(name, request.tuning_seed, number) for number in range(request.tune) for name in tuned]
+    return tuning + [Trial(name, seed) for seed in request.seeds for name in reversed(trained)]
 
 
 def _jobs(jobs: int | None, notes: list[str]) -> int:
@@ -199,13 +206,18 @@ def _coarse_test(images: ImageData, margin: float) -> list[str]:
 
 def _begin(folder: Path, request: Request, images: ImageData) -> Record:
     with torch.random.fork_rng(devices=[]):
-        costs = measure_costs(request, images, request.variants)
+        costs, unable = measure_costs(request, images, request.variants)
+        baseline = request.variants[0].name
+        if baseline in unable:
+            raise UsageError(f"{request.model} cannot be trained on images of {images.shape}: {unable[baseline]}")
         controls = settle(request, images, costs)
         # The longer control is the baseline itself; the wider one is another network.
-        costs |= dict.fromkeys(controls, costs[request.variants[0].name])
+        costs |= dict.fromkeys(controls, costs[baseline])
         hosts = {name: each.model for name, each in controls.items() if each.model != request.model}
         others = [control for control in request.controls if control.name in hosts]
-        costs |= measure_costs(request, images, others, hosts) if others else {}
+        if others:
+            wider, failures = measure_costs(request, images, others, hosts)
+            costs, unable = costs | wider, unable | failures
     record = Record(
         schema="saccade.comparison/1",
         asked=request,
@@ -214,6 +226,7 @@ def _begin(folder: Path, request: Request, images: ImageData) -> Record:
         environment=environment(),
         threads_per_trial=1,
         costs=costs,
+        unable=unable,
         controls=controls,
     )
     write_record(record, folder)
@@ -254,23 +267,22 @@ def _tune(
 ) -> Record:
     """Try every candidate with every variant, and keep the best of each on the validation images."""
     request = record.asked
-    trials = [trial for trial in _trials(request) if trial.candidate is not None]
+    trials = [trial for trial in _trials(record) if trial.candidate is not None]
     waiting = [trial for trial in trials if read_result(folder, trial) is None]
     failed = _run(waiting, folder, images, jobs, on_event)
     tried, tuned = candidates(request), {}
     for variant in request.variants:
         mine = [trial for trial in trials if trial.variant == variant.name]
         scores = [-1.0 if (score := read_result(folder, trial)) is None else score for trial in mine]
-        best = scores.index(max(scores))
-        if scores[best] < 0:
-            raise TrialError(f"every try of tuning {variant.name} failed; the first: {failed[mine[0]]}")
-        optim = tried[best].optim
+        if not mine:
+            continue
+        best = scores.index(max(scores))  # where all failed the first, which is what was asked for
+        optim, score = tried[best].optim, scores[best] if scores[best] >= 0 else None
         reasons = [failed[trial] for trial in mine if trial in failed]
-        tuned[variant.name] = Tuned(
-            lr=optim.lr, weight_decay=optim.weight_decay, val_accuracy=scores[best], failed=reasons
-        )
+        tuned[variant.name] = Tuned(lr=optim.lr, weight_decay=optim.weight_decay, val_accuracy=score, failed=reasons)
     record = record.model_copy(update={"tuned": tuned})
-    write_record(record, folder)
+    with _room(folder):
+        write_record(record, folder)
     return record
 
 

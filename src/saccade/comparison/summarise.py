@@ -18,12 +18,12 @@ from saccade.report.results import TOO_FEW, Against, EpochRecord, FailedTrial, I
 
 INTERVALS = (
     "Differences are paired by seed. Intervals and p are of the paired t test, widened so that the 95 % holds for all "
-    "variants at once; they speak of this recipe on this test set."
+    "rows of a table at once; they speak of this recipe on this test set."
 )
 CONTROLS = (
-    "Controls have no attention: `longer` is the baseline trained for the time that the dearest variant takes, `wider` "
-    "a host with as many more MACs as the dearest variant's training step is longer. Both were settled before the "
-    "first trial."
+    "Controls have no attention: `longer` is the baseline trained for about the time that the dearest variant takes, "
+    "rounded up to whole epochs; `wider` the narrowest host with as many times the MACs. Both were settled before the "
+    "first trial, from the times measured then."
 )
 TUNED = (
     "Learning rate and weight decay were chosen for the baseline and for each variant by as many trials each, the same "
@@ -56,8 +56,23 @@ def summarise(record: Record, data: ImageData, folder: Path, failed: list[Failed
         batch_size=asked.settings.batch_size,
         environment=record.environment | {"threads per trial": str(record.threads_per_trial)},
         command=asked.command(folder),
-        notes=[*notes, *_failed_tries(record), INTERVALS, *controls, *tuned, TIMES],
+        notes=[*notes, *_trained_with(record), *_failed_tries(record), INTERVALS, *controls, *tuned, TIMES],
     )
+
+
+def _trained_with(record: Record) -> list[str]:
+    """What controls and tuned variants were trained with."""
+    said = []
+    for name, control in record.controls.items():
+        host = f" of {control.model}" if control.model != record.asked.model else ""
+        said.append(
+            f"{name}: {control.epochs} epochs{host}; the training step of {control.dearest} takes {control.ratio:.2f} "
+            f"times the baseline's, which is trained for {record.asked.settings.epochs}."
+        )
+    for name, tuned in record.tuned.items():
+        chosen = "chosen by tuning" if tuned.val_accuracy is not None else "as asked for, since every try failed"
+        said.append(f"{name}: learning rate {tuned.lr:.4g}, weight decay {tuned.weight_decay:.4g}, {chosen}.")
+    return said
 
 
 def _failed_tries(record: Record) -> list[str]:
@@ -103,10 +118,10 @@ def _label(variant: Variant) -> str:
 
 
 def _against(record: Record, variant: Variant, other: Variant, folder: Path) -> Against:
-    """A variant beside the baseline or a control. Intervals hold at once for all variants beside the same one."""
+    """A variant or control beside another. Intervals hold at once for all that stand beside the same one."""
     ours, theirs = (_scores(record, each, folder) for each in (variant, other))
-    # A control is no variant: its own difference to the baseline stands alone.
-    compared = 1 if variant.control else len(record.asked.variants) - 1
+    # Beside the baseline stand variants and controls, beside a control the variants alone.
+    compared = len(record.asked.variants) - 1 + (0 if other.control else len(record.asked.controls))
     margin = record.asked.margin
     difference = paired_difference(ours, theirs, compared)
     decided = verdict(difference, margin)

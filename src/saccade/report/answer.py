@@ -39,6 +39,9 @@ def _sentence(results: Results, compared: list[Entry], controls: list[Entry]) ->
     for word, group in groups.items():
         if group:
             clauses.append(_clause(word, group, total, results.margin))
+    clauses += [
+        _beside(control, word, helped) for control in controls for word, helped in _by_word(groups[HELPS], control)
+    ]
     silent = [e for e in compared if _verdict(e) is None]
     if silent:
         subject, many = _subject(silent, total)
@@ -70,6 +73,23 @@ def _too_few(group: list[Entry], subject: str, many: bool) -> str:
         return f"{subject} need more seeds to decide"
     wanted = [f"{entry.label} about {number}" for entry, number in zip(group, seeds, strict=True)]
     return f"more seeds are needed to decide ({', '.join(wanted)})"
+
+
+def _by_word(helped: list[Entry], control: Entry) -> list[tuple[str, list[Entry]]]:
+    """Those that helped beside the baseline, by what they do beside a control."""
+    words: dict[str, list[Entry]] = {}
+    for entry in helped:
+        if (beside := entry.variant.against.get(control.variant.name)) is not None:
+            word = {HELPS: "helped too", HURTS: "hurt"}.get(beside.verdict, "not shown to help")
+            words.setdefault(word, []).append(entry)
+    return list(words.items())
+
+
+def _beside(control: Entry, word: str, group: list[Entry]) -> str:
+    """``beside longer (control) se and gam helped too``."""
+    subject, many = listed([entry.label for entry in group]), len(group) > 1
+    verb = f"{'were' if many else 'was'} {word}" if word.startswith("not") else word
+    return f"beside {control.label} {subject} {verb}"
 
 
 def _control_clause(control: Entry) -> str:

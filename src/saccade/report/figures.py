@@ -129,7 +129,10 @@ def cost_figure(shown: list[Entry]) -> Figure | None:
         axes.append(name)
     if not panels:
         return None
-    caption = _cost_caption(done) + " The stepped line is the front: no variant on it is beaten in both by another."
+    caption = (
+        _cost_caption(done)
+        + " The stepped line is the front: by these means, no variant on it is beaten in both by another."
+    )
     caption += f" Not measured: {listed(missing)}." if missing else ""
     return Figure("Accuracy in % against cost", caption, panels, legend=done, axes=axes)
 
@@ -198,8 +201,8 @@ def _range(what: str, means: list[tuple[float, str]]) -> str:
 def _cost_caption(done: list[Entry]) -> str:
     best = max(done, key=lambda entry: fmean(finished(entry)))
     score, size = percent(fmean(finished(best))), count(best.variant.params)
-    said = f"Most accurate is {best.label}: {score} with {size} parameters"
-    dearest = max(done, key=lambda entry: entry.variant.macs)
+    said = f"The highest mean is that of {best.label}: {score} with {size} parameters"
+    dearest = max(done, key=lambda entry: entry.variant.macs or 0)
     baseline = next((entry for entry in done if entry.role == "baseline"), None)
     if baseline is not None and dearest is not baseline:
         ratio = times(dearest.variant.macs, baseline.variant.macs) or DASH

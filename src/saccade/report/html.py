@@ -54,7 +54,7 @@ def report_html(results: Results) -> str:
 def _downloads(results: Results) -> list[tuple[str, str]]:
     """The results as files within the page: name and address."""
     files = {
-        "results.json": ("application/json", results.model_dump_json(indent=2, by_alias=True)),
+        "results.json": ("application/json", results.model_dump_json(by_alias=True)),
         "results.csv": ("text/csv", results_csv(results)),
     }
     return [

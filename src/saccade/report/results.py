@@ -68,13 +68,13 @@ class Measured(Record):
     params: int
     state_bytes: int | None = None
     """Of the weights in a file."""
-    macs: int
-    latency_ms: Finite | None
+    macs: int | None = None
+    latency_ms: Finite | None = None
     """The median, of one image."""
     latency_p95_ms: Finite | None = None
     images_per_s: Finite | None = None
     """Of a batch, in eval mode."""
-    train_step_ms: Finite | None
+    train_step_ms: Finite | None = None
     """The median, of a batch; so is the memory."""
     peak_memory_mib: Finite | None = None
 

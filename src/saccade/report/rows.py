@@ -66,7 +66,9 @@ def _judged(difference: Difference | None, verdict: str, seeds: int | None) -> R
 
 
 def _mib(size: float | None) -> str:
-    return numbers.NOT_MEASURED if size is None else f"{size:.1f}" if size < 10 else f"{size:.0f}"
+    if size is None:
+        return numbers.NOT_MEASURED
+    return f"{size:.2g}" if size < 1 else f"{size:.1f}" if size < 10 else f"{size:.0f}"
 
 
 def _per_second(images: float | None) -> str:
@@ -140,6 +142,6 @@ def _images(variant: VariantResult) -> str:
     low, high = numbers.points(change.low), numbers.points(change.high)
     return (
         f"names {numbers.percent(change.gained)} of the test images right that the baseline's network of the same seed "
-        f"does not, and misses {numbers.percent(change.lost)} that it names; over other images like these, with these "
-        f"networks, {low} to {high} points"
+        f"does not, and misses {numbers.percent(change.lost)} that it names; 95 % interval over other images like "
+        f"these, with these networks: {low} to {high} points"
     )

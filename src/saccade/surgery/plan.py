@@ -85,8 +85,10 @@ class Plan:
         except json.JSONDecodeError as error:
             raise UsageError(f"not a plan: {error}") from None
         schema = data.get("schema") if isinstance(data, dict) else None
-        if schema != SCHEMA or not isinstance(data.get("edits"), list):
+        if schema != SCHEMA:
             raise UsageError(f"not a plan of schema {SCHEMA!r}: its schema is {schema!r}")
+        if not isinstance(data.get("edits"), list):
+            raise UsageError(f"not a plan: its `edits` (={data.get('edits')!r}) must be a list")
         return cls(tuple(_read_edit(entry) for entry in data["edits"]))
 
 
