@@ -57,8 +57,8 @@ _HOME = {
 _PACKAGES = ("nets", "ops")
 
 __all__ = ["AAConv2d", "Plan", "SaccadeError", "apply_plan", "attention_parameters", "augment", "compare", "cost",
-           "create_attention", "create_model", "describe", "find_sites", "host_parameters", "list_attention", "load", "load_host",
-           "nets", "ops", "plan_of", "save", "strip"]  # fmt: skip
+           "create_attention", "create_model", "describe", "find_sites", "host_parameters", "list_attention", "load",
+           "load_host", "nets", "ops", "plan_of", "save", "strip"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -37,12 +37,20 @@ def options(
 def list_command(
     kind: Annotated[str | None, typer.Option(help="Only this kind: gate, conv, ...")] = None,
     attends: Annotated[str | None, typer.Option(help="Only what weighs this: channel, positions, ...")] = None,
+    networks: Annotated[bool, typer.Option("--networks", help="The papers' networks instead.")] = False,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the attention mechanisms, with what they cost at 256 channels on a 14 x 14 map."""
     import saccade
     from saccade.cli import mechanisms
 
+    if networks:
+        if kind is not None or attends is not None:
+            raise UsageError("--kind and --attends choose among mechanisms; leave them out with --networks")
+        from saccade.cli.networks import print_networks
+
+        print_networks(as_json=json)
+        return
     names = saccade.list_attention(kind, attends)
     (mechanisms.print_json if json else mechanisms.print_table)(names)
 

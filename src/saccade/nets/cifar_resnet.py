@@ -112,6 +112,10 @@ class CifarResNet(nn.Module):
         self.layer3 = _stage(make, blocks, grown[1], widths[2], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(grown[2], num_classes)
+        self.feature_info = [
+            {"module": f"layer{number}", "num_chs": channels, "reduction": stem_stride * 2 ** (number - 1)}
+            for number, channels in enumerate(grown, 1)
+        ]
         self._initialise()
 
     @property

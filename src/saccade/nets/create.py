@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -51,7 +56,10 @@ def create_model(
     check_choice("start", start, ("paper", "identity"))
     places = _places(name, network, options)
     host = build_model(
-        network.host, in_channels=in_channels, num_classes=num_classes or network.num_classes, pretrained=pretrained_host
+        network.host,
+        in_channels=in_channels,
+        num_classes=num_classes or network.num_classes,
+        pretrained=pretrained_host,
     )
     if not places:
         return host
@@ -77,7 +85,33 @@ def _places(name: str, network: Network, options: dict[str, Any]) -> dict[str, s
 
 
 def register_networks() -> None:
-    """Make the networks known to ``timm.create_model``, under the same names."""
+    """Make the networks known to ``timm.create_model``, under the same names, once timm is there."""
+    if "timm" in sys.modules:
+        _register()
+    else:
+        sys.meta_path.insert(0, _AfterTimm())
+
+
+class _AfterTimm(MetaPathFinder):
+    """Registers as soon as somebody has imported timm: to import it for that takes seconds, and few need it."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if fullname != "timm":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_register(module: ModuleType) -> None:
+                load(module)
+                _register()
+
+            spec.loader.exec_module = load_and_register
+        return spec
+
+
+def _register() -> None:
     from timm.models import register_model
 
     for name in NETWORKS:

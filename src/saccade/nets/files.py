@@ -22,7 +22,17 @@ SCHEMA = "saccade.model/1"
 OPTIONS = {
     "timm": {"num_classes", "in_chans"},
     "torchvision": {"num_classes"},
-    "saccade": {"depth", "block", "widths", "stem_stride", "in_channels", "num_classes"},
+    "saccade": {
+        "depth",
+        "block",
+        "widths",
+        "stem_stride",
+        "widen",
+        "shortcut",
+        "dropout",
+        "in_channels",
+        "num_classes",
+    },
 }
 SIZES = {"num_classes", "in_chans"}
 

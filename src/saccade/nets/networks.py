@@ -67,12 +67,12 @@ def _aa_ratio(ratio: float, params: float, gflops: float) -> Network:
     return Network(**vars(made) | {"source": f"{AA}, the table of attention ratios"})
 
 
-def _aa_mnasnet(width: str, params: float, gflops: float) -> Network:
+def _aa_mnasnet(host: str, params: float, gflops: float) -> Network:
     """The expansions of the last 13 blocks, whose channels are at least 40; the first of their stages attends on a map
     of half the side."""
     options = {"kappa": 0.1, "upsilon": 0.05, "heads": 4, "min_key_dim": 1}
     return Network(
-        f"saccade:mnasnet_a1(width={width})",
+        host,
         {
             "blocks.2.*.conv_pw": _spec("aaconv", {**options, "downsample": 2}),
             "blocks.[3456].*.conv_pw": _spec("aaconv", options),
@@ -85,9 +85,7 @@ def _aa_mnasnet(width: str, params: float, gflops: float) -> Network:
 
 
 def _wrn(attention: Mapping[str, str], params: float, gflops: float) -> Network:
-    return Network(
-        "saccade:wide_resnet(depth=28, widen=10)", attention, 32, params, gflops / 2, f"{AA}, table 1"
-    )
+    return Network("saccade:wide_resnet(depth=28, widen=10)", attention, 32, params, gflops / 2, f"{AA}, table 1")
 
 
 def _residual(depth: int, spec: str, params: float | None, macs: float | None, source: str) -> Network:
@@ -125,10 +123,10 @@ NETWORKS: dict[str, Network] = {
     "aa_resnet50_050": _aa_ratio(0.5, 22.3, 7.3),
     "aa_resnet50_075": _aa_ratio(0.75, 20.7, 6.8),
     "aa_resnet50_100": _aa_ratio(1.0, 19.4, 6.3),
-    "aa_mnasnet_075": _aa_mnasnet("0.75", 3.02, 0.51),
-    "aa_mnasnet_100": _aa_mnasnet("1.0", 4.06, 0.70),
-    "aa_mnasnet_125": _aa_mnasnet("1.25", 5.53, 1.11),
-    "aa_mnasnet_140": _aa_mnasnet("1.4", 6.44, 1.29),
+    "aa_mnasnet_075": _aa_mnasnet("timm:semnasnet_075", 3.02, 0.51),
+    "aa_mnasnet_100": _aa_mnasnet("timm:semnasnet_100", 4.06, 0.70),
+    "aa_mnasnet_125": _aa_mnasnet("saccade:mnasnet_a1(width=1.25)", 5.53, 1.11),
+    "aa_mnasnet_140": _aa_mnasnet("timm:semnasnet_140", 6.44, 1.29),
     "wrn28_10": _wrn({}, 36.3, 10.4),
     "ge_wrn28_10": _wrn({"residual": "ge"}, 36.3, 10.4),
     "se_wrn28_10": _wrn({"residual": "se"}, 36.5, 10.4),

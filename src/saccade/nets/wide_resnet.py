@@ -15,7 +15,7 @@ SHORTCUTS = ("pool", "projection")
 
 
 class Pool(nn.Module):
-    """A shortcut without parameters: mean over the stride, zeros for the channels that are new, as many on each side."""
+    """A shortcut without parameters: a mean over the stride; zeros for new channels, as many on each side."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
