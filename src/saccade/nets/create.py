@@ -55,12 +55,8 @@ def create_model(
     start = ("identity" if pretrained_host else "paper") if start is None else start
     check_choice("start", start, ("paper", "identity"))
     places = _places(name, network, options)
-    host = build_model(
-        network.host,
-        in_channels=in_channels,
-        num_classes=num_classes or network.num_classes,
-        pretrained=pretrained_host,
-    )
+    classes = network.num_classes if num_classes is None else num_classes
+    host = build_model(network.host, in_channels=in_channels, num_classes=classes, pretrained=pretrained_host)
     if not places:
         return host
     image = torch.zeros(1, in_channels, side, side)

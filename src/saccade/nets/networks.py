@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -64,7 +64,7 @@ def _aa_resnet(depth: int, params: float, gflops: float, *, memory: bool = False
 
 def _aa_ratio(ratio: float, params: float, gflops: float) -> Network:
     made = _aa_resnet(50, params, gflops, kappa=ratio, upsilon=ratio)
-    return Network(**vars(made) | {"source": f"{AA}, the table of attention ratios"})
+    return replace(made, source=f"{AA}, the table of attention ratios")
 
 
 def _aa_mnasnet(host: str, params: float, gflops: float) -> Network:

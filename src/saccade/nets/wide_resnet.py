@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -97,21 +99,18 @@ class WideResNet(nn.Module):
                        "in_channels": in_channels, "num_classes": num_classes}  # fmt: skip
         self.pretrained_cfg = {"input_size": (in_channels, 32, 32)}
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        channels = 16
-        for number, width in enumerate((16 * widen, 32 * widen, 64 * widen), 1):
-            stage = nn.Sequential()
-            for block in range(blocks):
-                stride = 2 if number > 1 and block == 0 else 1
-                stage.append(PreActivationBlock(channels, width, stride, dropout=dropout, shortcut=shortcut))
-                channels = width
-            self.add_module(f"layer{number}", stage)
-        self.bn1 = nn.BatchNorm2d(channels)
+        widths = [16, 16 * widen, 32 * widen, 64 * widen]
+        given = {"dropout": dropout, "shortcut": shortcut}
+        self.layer1 = _stage(widths[0], widths[1], blocks, 1, **given)
+        self.layer2 = _stage(widths[1], widths[2], blocks, 2, **given)
+        self.layer3 = _stage(widths[2], widths[3], blocks, 2, **given)
+        self.bn1 = nn.BatchNorm2d(widths[3])
         self.relu = nn.ReLU()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = nn.Linear(widths[3], num_classes)
         self.feature_info = [
-            {"module": f"layer{number}", "num_chs": 16 * widen * factor, "reduction": factor}
-            for number, factor in ((1, 1), (2, 2), (3, 4))
+            {"module": f"layer{number}", "num_chs": widths[number], "reduction": 2 ** (number - 1)}
+            for number in (1, 2, 3)
         ]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -125,6 +124,11 @@ class WideResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         return self.fc(torch.flatten(self.avgpool(self.relu(self.bn1(x))), 1))
+
+
+def _stage(in_channels: int, width: int, blocks: int, stride: int, **given: Any) -> nn.Sequential:
+    first = PreActivationBlock(in_channels, width, stride, **given)
+    return nn.Sequential(first, *(PreActivationBlock(width, width, 1, **given) for _ in range(blocks - 1)))
 
 
 def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
