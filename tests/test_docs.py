@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 import saccade
+from saccade.cli.compare import read_config
+from saccade.report.html import report_html
+from saccade.report.results import read_results
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,3 +26,12 @@ def test_the_table_of_kinds_is_the_catalogues() -> None:
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\| `([^`]+)` \|$", (ROOT / "docs/mechanisms.md").read_text(), re.MULTILINE)
     kinds = {saccade.describe(name).kind for name in saccade.list_attention()}
     assert {kind: names.split() for kind, names in rows} == {kind: saccade.list_attention(kind=kind) for kind in kinds}
+
+
+def test_the_demonstrations_report_is_that_of_its_results() -> None:
+    folder = ROOT / "docs/examples"
+    results, asked = read_results(folder / "flowers"), read_config(folder / "flowers.yaml")
+    assert report_html(results) == (folder / "flowers/report.html").read_text(encoding="utf-8")
+    assert (results.model, results.data, results.epochs) == (asked["model"], asked["data"], asked["epochs"])
+    assert len(results.seeds) == asked["seeds"]
+    assert results.failed == []

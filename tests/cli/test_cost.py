@@ -111,6 +111,13 @@ def test_a_network_that_cannot_be_compiled_is_told(monkeypatch, capsys):
     assert "none cannot be compiled: RuntimeError: no compiler here" in text
 
 
+def test_compiled_times_are_of_both_batches(monkeypatch, capsys):
+    monkeypatch.setattr("torch.compile", lambda model: model)
+    lines = run([*SMALL, "--no-train", "--compile"], monkeypatch, capsys).splitlines()
+    kinds = [kind for line in lines for kind in ("compiled, 1 image", "compiled, 4 images") if kind in line]
+    assert kinds == ["compiled, 1 image", "compiled, 4 images"]
+
+
 @pytest.mark.parametrize("spread", [1.0, 3.0])
 def test_unsteady_times_are_told(spread, monkeypatch, capsys):
     timing = Timing(10.0, 12.0, spread, 5)

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,6 +168,26 @@ def test_a_pretrained_host_starts_as_what_it_was(tmp_path, monkeypatch):
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(host.eval()(x), with_se.eval()(x))
     assert all(torch.equal(host.state_dict()[key], state[key]) for key in state if not key.startswith("classifier.1"))
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_killed_while_it_tunes_ends_the_same(controlled, tmp_path):
+    words = [
+        sys.executable,
+        "-m",
+        "saccade.cli",
+        *shlex.split(read_record(controlled).asked.command(tmp_path / "out"))[1:],
+    ]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("[1/") for line in process.stdout), "it ended before its first try"
+        process.kill()
+    assert not list((tmp_path / "out").glob("trials/*/result.json"))
+    subprocess.run(words, check=True, capture_output=True)
+    ours, theirs = (json.loads((folder / "comparison.json").read_text()) for folder in (tmp_path / "out", controlled))
+    assert ours["tuned"] == theirs["tuned"]
+    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "out", controlled))
+    assert [each["scores"] for each in ours["variants"]] == [each["scores"] for each in theirs["variants"]]
 
 
 def test_the_command_compares_on_a_pretrained_host_of_timm(tmp_path, monkeypatch, capsys):

@@ -92,9 +92,11 @@ def test_compiled_latency_or_why_there_is_none(fails, monkeypatch):
     networks = {"linear": nn.Linear(4, 4), "other": nn.Sequential(nn.Linear(4, 4))}
     costs = measure(networks, torch.zeros(2, 4), device="cpu", train=False, compile=True, budget_s=0)
     assert costs["other"].latency_compiled.runs >= 5
+    assert costs["other"].latency_one_compiled.runs >= 5
     assert costs["other"].compile_error is None
     assert costs["linear"].compile_error == ("RuntimeError: no compiler here" if fails else None)
     assert (costs["linear"].latency_compiled is None) == fails
+    assert (costs["linear"].latency_one_compiled is None) == fails
 
 
 def test_measuring_does_not_change_the_model():
@@ -123,7 +125,7 @@ def test_every_variant_is_compiled_however_many_share_their_code(monkeypatch):
     networks = {str(width): nn.Sequential(nn.Linear(4, width)) for width in range(2, 14)}
     costs = measure(networks, torch.zeros(2, 4), device="cpu", train=False, compile=True, budget_s=0)
     assert [cost.compile_error for cost in costs.values()] == [None] * 12
-    assert len(graphs) == 12
+    assert len(graphs) == 24, "each for the batch and for one image"
 
 
 @pytest.mark.parametrize(

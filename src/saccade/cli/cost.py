@@ -133,7 +133,7 @@ def _entry(variant: Variant, cost: Cost, host: Cost) -> dict[str, Any]:
 
 
 def _timings(cost: Cost) -> dict[str, Timing | None]:
-    names = ("latency", "latency_one", "latency_compiled", "train_step")
+    names = ("latency", "latency_one", "latency_compiled", "latency_one_compiled", "train_step")
     return {name: getattr(cost, name) for name in names}
 
 
@@ -182,6 +182,7 @@ def _times(name: str, cost: Cost, images: str) -> list[list[str]]:
     measured: list[tuple[str, Timing | None, int]] = [(f"forward, {images}", cost.latency, cost.batch_size)]
     if cost.batch_size > 1:
         measured.insert(0, ("forward, 1 image", cost.latency_one, 1))
+        measured.append(("compiled, 1 image", cost.latency_one_compiled, 1))
     measured.append((f"compiled, {images}", cost.latency_compiled, cost.batch_size))
     measured.append((f"training step, {images}", cost.train_step, cost.batch_size))
     rows = [

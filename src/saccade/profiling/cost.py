@@ -26,7 +26,8 @@ class Cost:
     ``macs`` are multiply-accumulates of a forward of the whole batch, all of them: convolutions, linear layers, matrix
     products of attention, gates, interpolation; ``macs_per_image`` those of its first image alone, ``flops`` twice
     ``macs``. ``latency`` is the time of a forward of the batch in eval mode, ``latency_one`` of its first image alone,
-    ``latency_compiled`` of the batch by ``torch.compile``; ``throughput`` is in images per second, from ``latency``.
+    ``latency_compiled`` and ``latency_one_compiled`` by ``torch.compile``; ``throughput`` is in images per second, from
+    ``latency``.
     ``train_step`` is the time of a training step. ``peak_memory`` is the most bytes that tensors hold at once in one:
     parameters, buffers, SGD's momentum and the batch, with what the step allocates on top. ``state_bytes`` are those of
     the state dict's tensors: what a safetensors file of it holds beside its header, about 100 bytes a tensor.
@@ -43,6 +44,7 @@ class Cost:
     latency: Timing
     latency_one: Timing
     latency_compiled: Timing | None
+    latency_one_compiled: Timing | None
     compile_error: str | None
     train_step: Timing | None
     peak_memory: int | None
@@ -147,10 +149,10 @@ def measure(
 
     many = latency(batch)
     one = many if len(batch) == 1 else latency(batch[:1])
-    compiled, errors, steps, memory = {}, {}, {}, {}
+    compiled, compiled_one, errors, steps, memory = {}, {}, {}, {}, {}
     if compile:
         on_stage("compiled latency")
-        compiled, errors = _compiled(models, batch, budget_s=budget_s)
+        (compiled, compiled_one), errors = _compiled(models, batch, budget_s=budget_s)
     if train:
         on_stage("training steps")
         steps, memory = _training(models, batch, budget_s=budget_s)
@@ -164,6 +166,7 @@ def measure(
             latency=many[name],
             latency_one=one[name],
             latency_compiled=compiled.get(name),
+            latency_one_compiled=compiled_one.get(name),
             compile_error=errors.get(name),
             train_step=steps.get(name),
             peak_memory=memory.get(name),
@@ -174,22 +177,27 @@ def measure(
 
 def _compiled(
     models: Mapping[str, nn.Module], batch: Tensor, *, budget_s: float
-) -> tuple[dict[str, Timing], dict[str, str]]:
-    """The latencies by torch.compile, and for what cannot be compiled the reason."""
+) -> tuple[tuple[dict[str, Timing], dict[str, Timing]], dict[str, str]]:
+    """The latencies by torch.compile, of the batch and of its first image; for what cannot be compiled the reason."""
     from torch._dynamo import config
 
-    actions, errors = {}, {}
+    many, one, errors = {}, {}, {}
     # Variants of a host run the same code, of which PyTorch by default compiles 8 forms, and then no more, silently.
     with config.patch(recompile_limit=2**16, accumulated_recompile_limit=2**16):
         for name, model in models.items():
-            action = forward(cast(nn.Module, torch.compile(model)), batch)
+            compiled = cast(nn.Module, torch.compile(model))
+            actions = forward(compiled, batch), forward(compiled, batch[:1])
             try:
-                action()
+                for action in actions:
+                    action()
             except Exception as error:  # noqa: BLE001  a compiler may fail in any way
                 errors[name] = f"{type(error).__name__}: {_first_line(error)}"
             else:
-                actions[name] = action
-        return time_each(actions, device=batch.device, budget_s=budget_s), errors
+                many[name], one[name] = actions
+        timings = time_each(many, device=batch.device, budget_s=budget_s)
+        if len(batch) == 1:
+            return (timings, timings), errors
+        return (timings, time_each(one, device=batch.device, budget_s=budget_s)), errors
 
 
 def _training(
