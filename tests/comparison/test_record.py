@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from saccade.comparison.record import Record, find_record, quota_cores, read_record, write_record
+from saccade.comparison.record import Record, alone, find_record, quota_cores, read_record, write_record
 from saccade.comparison.request import make_request
 from saccade.comparison.trial import Trial, read_result, trial_folder
 from saccade.errors import DataError, UsageError
@@ -47,8 +47,9 @@ def test_a_record_without_a_schema_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UsageError, match=r"`out` .*cannot be written: .*; name another folder with --out"):
-        write_record(record(), tmp_path / "file" / "out")
+    told = pytest.raises(UsageError, match=r"`out` .*cannot be written: .*; name another folder with --out")
+    with told, alone(tmp_path / "file" / "out", record().asked):
+        pass
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"score": 0.9}', '{"schema": "saccade.trial/9", "score": 0.9}'])

@@ -28,6 +28,6 @@ def test_a_live_table_fills_and_the_verdicts_follow(tmp_path):
     assert re.search(r"none +\d\d\.\d\d +\(baseline\)", last)
     assert re.search(r"se\(bias=False\) .*(helps|hurts|no difference shown|too few runs)", last)
     assert re.search(r"se\(bias=False\) .* 3 x residual", last)
-    assert "wide enough for all variants at once" in " ".join(last.split())
+    assert "wide enough for all rows of its table at once" in " ".join(last.split())
     assert "On this data " in last
     assert "…" not in last, "nothing is cut on 80 columns"

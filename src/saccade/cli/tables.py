@@ -34,7 +34,7 @@ def print_comparison(results: Results, report: Path) -> None:
     lines = [f"failed: {trial.name}, seed {trial.seed}: {trial.reason}" for trial in results.failed]
     lines.append(
         f"Differences are in points, the margin is {results.margin:g}. "
-        "Each 95 % interval is wide enough for all variants at once."
+        "Each 95 % interval is wide enough for all rows of its table at once."
     )
     lines += [answer(results), f"report: {report}"]
     for line in lines:

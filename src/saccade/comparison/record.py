@@ -118,12 +118,9 @@ def quota_cores(cpu_max: str) -> int | None:
 
 
 def write_record(record: Record, out: Path) -> None:
-    """Make the folder of a comparison."""
-    try:
-        write_text(out / REQUEST, json.dumps(record.asked.words, indent=2) + "\n")
-        write_text(out / FILE, record.model_dump_json(indent=2, by_alias=True) + "\n")
-    except OSError as error:
-        raise UsageError(f"`out` (={str(out)!r}) cannot be written: {error}; name another folder with --out") from None
+    """Write what is known of a comparison into its folder."""
+    write_text(out / REQUEST, json.dumps(record.asked.words, indent=2) + "\n")
+    write_text(out / FILE, record.model_dump_json(indent=2, by_alias=True) + "\n")
 
 
 @contextmanager

@@ -229,7 +229,8 @@ def _begin(folder: Path, request: Request, images: ImageData) -> Record:
         unable=unable,
         controls=controls,
     )
-    write_record(record, folder)
+    with _room(folder):
+        write_record(record, folder)
     return record
 
 
