@@ -2,12 +2,14 @@
 
 ``uv run python benchmarks/comparison_overhead.py`` writes benchmarks/results/comparison_overhead.json. Leave the
 machine alone meanwhile. The comparison is the default one, all of it: reading images, measuring costs, starting
-processes, training, checkpoints, scoring, verdicts, the report. The bare loops train and score the same networks for as
+processes, training, checkpoints, scoring, verdicts, the report; ``--epochs`` makes it longer, and each length is kept. The bare loops train and score the same networks for as
 many steps, as many at a time, and count only the time within the loops. Both in one run, the comparison in the middle.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import multiprocessing
 import resource
 import subprocess
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import write_result
+from common import RESULTS, write_result
 from torch import Tensor, nn
 
 import saccade
@@ -29,42 +31,49 @@ from saccade.comparison.trial import build_variant
 from saccade.data import load_data
 from saccade.training import accuracy
 
-AT_ONCE = 2
+NAME, AT_ONCE = "comparison_overhead", 2
 
 
 def main() -> None:
     """Bare loops for half of the seeds, the comparison, bare loops for the other half; and the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=6)
+    epochs = parser.parse_args().epochs
+    file = RESULTS / f"{NAME}.json"
+    found = json.loads(file.read_text(encoding="utf-8"))["comparisons"] if file.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
-        settle(out)
+        settle(out, epochs)
         record = read_record(out)
         trials = [(out, variant.name, seed) for seed in record.asked.seeds for variant in record.asked.variants]
         middle = len(trials) // 2
         first = bare_seconds(trials[:middle])
         before, started = children_seconds(), time.monotonic()
-        command = [sys.executable, "-m", "saccade.cli", "compare", "--jobs", str(AT_ONCE), "--out", f"{scratch}/timed"]
+        words = ["--epochs", str(epochs), "--jobs", str(AT_ONCE), "--out", f"{scratch}/timed"]
+        command = [sys.executable, "-m", "saccade.cli", "compare", *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall, compared = time.monotonic() - started, children_seconds() - before
         bare = first + bare_seconds(trials[middle:])
-    settings = record.asked.settings
+    found[f"{epochs} epochs"] = {
+        "comparison_cpu_s": round(compared, 1), "bare_cpu_s": round(bare, 1), "ratio": round(compared / bare, 4),
+        "comparison_wall_s": round(wall, 1),
+    }  # fmt: skip
     path = write_result(
-        "comparison_overhead", ("saccade", "torch", "lightning"),
+        NAME, ("saccade", "torch", "lightning"),
         model=record.asked.model, variants=[variant.name for variant in record.asked.variants],
-        trials=len(trials), epochs=settings.epochs, batch_size=settings.batch_size, at_once=AT_ONCE,
-        comparison_cpu_s=round(compared, 1), bare_cpu_s=round(bare, 1), ratio=round(compared / bare, 4),
-        comparison_wall_s=round(wall, 1),
+        trials=len(trials), batch_size=record.asked.settings.batch_size, at_once=AT_ONCE, comparisons=found,
     )  # fmt: skip
     print(path.read_text(encoding="utf-8"))
 
 
-def settle(out: Path) -> None:
+def settle(out: Path, epochs: int) -> None:
     """A comparison's record, by one that ends before its first trial."""
 
     def stop(_: Any) -> None:
         raise KeyboardInterrupt
 
     with suppress(KeyboardInterrupt):
-        saccade.compare(out=out, on_setting=stop)
+        saccade.compare(out=out, epochs=epochs, on_setting=stop)
 
 
 def children_seconds() -> float:
