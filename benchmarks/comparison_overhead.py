@@ -2,8 +2,9 @@
 
 ``uv run python benchmarks/comparison_overhead.py`` writes benchmarks/results/comparison_overhead.json. Leave the
 machine alone meanwhile. The comparison is the default one, all of it: reading images, measuring costs, starting
-processes, training, checkpoints, scoring, verdicts, the report; ``--epochs`` makes it longer, and each length is kept. The bare loops train and score the same networks for as
-many steps, as many at a time, and count only the time within the loops. Both in one run, the comparison in the middle.
+processes, training, checkpoints, scoring, verdicts, the report; ``--epochs`` makes it longer, and each length is kept.
+The bare loops train and score the same networks for as many steps, as many at a time, and count only the time within
+the loops. Both in one run, the comparison in the middle.
 """
 
 from __future__ import annotations
