@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from saccade.attention._base import ConvLike, take_rows
 from saccade.attention._card import Paper
 from saccade.attention._sampling import Sampling, pair
 from saccade.attention._tables import RelativeTables, relative_tables
+from saccade.attention.coordconv import add_coordinates
+from saccade.attention.sine2d import sinusoids_2d
 from saccade.errors import UsageError
 from saccade.ops import relative_attention_2d, resize_relative_table
 from saccade.ops.relative_attention import BACKENDS
@@ -57,6 +60,10 @@ PAPER = Paper(
             "downsample: pixels outside the map do not count in the averages; factors other than 2 and fewer heads for "
             "keys and values (kv_heads) are not the paper's."
         ),
+        (
+            "encoding: that sinusoids are added and coordinates appended to what attention alone sees is our reading "
+            "of the paper's table of position encodings, which has them before attention."
+        ),
         "Convolutions start as PyTorch's do; the listing leaves them to its own framework.",
     ),
     limits=(
@@ -67,6 +74,22 @@ PAPER = Paper(
         "In a network, dilation, groups and bias are those of the convolution whose place it takes.",
     ),
 )
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def _with_sinusoids(x: Tensor) -> Tensor:
+    return x + sinusoids_2d(x).to(x.dtype)
+
+
+# What attention is told of positions beside its relative tables.
+ENCODINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": _as_it_is,
+    "sine2d": _with_sinusoids,
+    "coordconv": add_coordinates,
+}
 
 
 def attention_depths(
@@ -103,6 +126,7 @@ class SelfAttention2d(RelativeTables):
         heads: int,
         kv_heads: int,
         relative: bool,
+        encoding: str,
         feature_size: tuple[int, int],
         sampling: Sampling,
         downsample: int,
@@ -115,7 +139,9 @@ class SelfAttention2d(RelativeTables):
         self.out_channels = dv
         self.sampling = sampling
         self.downsample = downsample
+        self.encode = ENCODINGS[encoding]
         self.backend = backend
+        in_channels += 2 if encoding == "coordconv" else 0
         self.qkv = nn.Conv2d(in_channels, dk + kv_heads * (self.key_depth + self.value_depth), 1, bias=bias)
         self.proj = nn.Conv2d(dv, dv, 1, bias=bias)
         self.rel_h, self.rel_w = relative_tables(feature_size, self.key_depth) if relative else (None, None)
@@ -126,7 +152,7 @@ class SelfAttention2d(RelativeTables):
         if self.downsample > 1:
             kernel = 2 * (self.downsample // 2) + 1
             x = F.avg_pool2d(x, kernel, self.downsample, padding=kernel // 2, count_include_pad=False)
-        out = self.proj(self._attend(*self._split(self.qkv(x))))
+        out = self.proj(self._attend(*self._split(self.qkv(self.encode(x)))))
         if self.downsample > 1:
             out = F.interpolate(out, size=size, mode="bilinear", align_corners=False)
         return out
@@ -171,6 +197,10 @@ class AAConv2d(ConvLike):
         dk, dv: total depths, instead of those from kappa and upsilon; multiples of ``heads``, ``dv <= out_channels``.
         kv_heads: fewer heads for keys and values (grouped queries); a divisor of ``heads``.
         relative: learned embeddings of vertical and horizontal offsets, shared by all heads.
+        encoding: what attention, and the filters not, is told of positions beside that, on the map where it works:
+            ``"none"``; ``"sine2d"``, sinusoids of the row and the column added to the channels
+            (:class:`saccade.attention.sine2d.Sine2d`); ``"coordconv"``, two channels more, from -1 to 1. With
+            ``relative=False`` these are the other rows of the paper's table of position encodings.
         feature_size: the map (H or (H, W)) on which attention works, after stride and ``downsample``: it sets the size
             of the relative tables. Another size at run time reads them by interpolation.
         downsample: n > 1 attends on a map n times smaller, for large maps: average pooling of the input with stride n
@@ -201,6 +231,7 @@ class AAConv2d(ConvLike):
         dv: int | None = None,
         kv_heads: int | None = None,
         relative: bool = True,
+        encoding: str = "none",
         feature_size: int | tuple[int, int] = 14,
         downsample: int = 1,
         dilation: int | tuple[int, int] = 1,
@@ -216,6 +247,7 @@ class AAConv2d(ConvLike):
         check_bool("relative", relative)
         check_bool("bias", bias)
         check_choice("backend", backend, BACKENDS)
+        check_choice("encoding", encoding, ENCODINGS)
         check_divides("groups", groups, "in_channels", in_channels)
         heads, dk, dv = _resolve_depths(out_channels, heads, kappa, upsilon, min_key_dim, dk, dv)
         check_divides("groups", groups, "out_channels - dv", out_channels - dv)
@@ -230,6 +262,7 @@ class AAConv2d(ConvLike):
             heads=heads,
             kv_heads=_resolve_kv_heads(heads, kv_heads),
             relative=relative,
+            encoding=encoding,
             feature_size=pair("feature_size", feature_size),
             sampling=sampling,
             downsample=downsample,
