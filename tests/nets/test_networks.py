@@ -212,6 +212,14 @@ def test_timm_knows_the_networks_whichever_is_imported_first(first: str) -> None
     assert ran.stdout.strip() == "3", ran.stderr
 
 
+def test_every_command_takes_them_as_hosts() -> None:
+    with torch.device("meta"):
+        model = Host.parse("saccade:aa_resnet34(kappa=0.5, num_classes=7, in_channels=1)").build()
+        direct = sized("aa_resnet34", kappa=0.5, num_classes=7, in_channels=1)
+    assert count(model) == count(direct)
+    assert saccade.plan_of(model) == saccade.plan_of(direct)
+
+
 def test_from_the_identity_a_network_computes_what_its_host_does() -> None:
     model = saccade.create_model("eca_resnet18", start="identity").eval()
     x = torch.randn(1, 3, 64, 64)

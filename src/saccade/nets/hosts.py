@@ -20,6 +20,7 @@ from saccade._specs import parse_spec
 from saccade.errors import UsageError
 from saccade.nets.cifar_resnet import CifarResNet
 from saccade.nets.mnasnet import mnasnet_a1
+from saccade.nets.networks import NETWORKS
 from saccade.nets.wide_resnet import WideResNet
 
 NETS: dict[str, Callable[..., nn.Module]] = {
@@ -134,7 +135,11 @@ def _with_classes(host: Host, model: nn.Module, trained: int, classes: int) -> n
 
 
 def _saccade(host: Host, pretrained: bool) -> nn.Module:
-    check_choice("model", host.name, NETS)
+    check_choice("model", host.name, [*NETS, *NETWORKS])
+    if host.name in NETWORKS:
+        from saccade.nets.create import create_model  # which builds its hosts by their names
+
+        return create_model(host.name, pretrained_host=pretrained, **host.options)
     if pretrained:
         raise UsageError(f"`pretrained` (=True): there are no weights of {host}")
     net = NETS[host.name]
