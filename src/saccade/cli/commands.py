@@ -169,6 +169,9 @@ def compare(
 def train(
     recipe: Annotated[str | None, typer.Argument(help="A recipe, such as sample-resnet8.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print network, cost, steps and the time they take here; train nothing.")
+    ] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, such as optim.lr=0.1; may be given again.")
     ] = None,
@@ -202,6 +205,13 @@ def train(
     if augment is not None:
         check_choice("augment", augment, ("none",))
         changes.append("augment={'flip': False}")
+    if dry_run:
+        from saccade.cli.dry_run import print_dry_run
+        from saccade.recipes import read_recipe
+        from saccade.training.recipe import changed
+
+        print_dry_run(changed(read_recipe(recipe)[0], changes), data_dir=data_dir, skip_bad=skip_bad)
+        return
     machine = {
         "accelerator": accelerator,
         "devices": int(devices) if devices.isdigit() else devices,
