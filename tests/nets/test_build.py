@@ -41,7 +41,7 @@ def test_a_network_of_timm_takes_other_channels_and_one_of_torchvision_does_not(
         ("torchvision:resnet81", "resnet81"),
         ("timm:test_resnet(num_classes=10)", "must not give num_classes: they follow from the images"),
         ("saccade:", r"`model` \(='saccade:'\) must be a timm name \(resnet18\), torchvision:NAME, saccade:NAME or"),
-        ("saccade:cifar_resnett", r"must be one of 'cifar_resnet' \(did you mean 'cifar_resnet'\?\)"),
+        ("saccade:cifar_resnett", r"is no network of ours \(did you mean 'cifar_resnet'"),
         ("saccade:cifar_resnet(width=3)", r"has no option 'width' \(did you mean 'widths'\?\)"),
         ("saccade:cifar_resnet(depth=10)", r"`depth` \(=10\) must be 6n \+ 2 with basic blocks; depth=8 is nearest"),
         ("saccade:cifar_resnet(widths=(1, 2))", "must be three integers"),

@@ -90,7 +90,7 @@ def test_a_torchvision_network_with_a_backbone_is_built_without_any_weights() ->
         ("resnet81", r"`model` \(='resnet81'\) is no model of timm [\d.]+\w* \(did you mean .*resnet"),
         ("timm:hf-hub:someone/model", r"must be a timm name|is no model of timm"),
         ("torchvision:resnet81", r"`model` \(='resnet81'\) is no model of torchvision \(did you mean .*'resnet18'"),
-        ("saccade:resnet18", r"`model` \(='resnet18'\) must be one of 'cifar_resnet'"),
+        ("saccade:resnet18", r"`model` \(='saccade:resnet18'\) is no network of ours"),
         ("saccade:cifar_resnet(width=3)", r"has no option 'width' \(did you mean 'widths'\?\)"),
         ("saccade:cifar_resnet(depth=10)", r"`depth` \(=10\) must be 6n \+ 2 with basic blocks"),
         ("resnet18(clases=3)", r"`model` \(=.*clases=3.*\) cannot be built: .*clases"),

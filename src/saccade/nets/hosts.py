@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from saccade._checks import check_choice, check_options, nearest
+from saccade._checks import check_options, nearest
 from saccade._specs import parse_spec
 from saccade.errors import UsageError
 from saccade.nets.cifar_resnet import CifarResNet
@@ -135,7 +135,11 @@ def _with_classes(host: Host, model: nn.Module, trained: int, classes: int) -> n
 
 
 def _saccade(host: Host, pretrained: bool) -> nn.Module:
-    check_choice("model", host.name, [*NETS, *NETWORKS])
+    if host.name not in (*NETS, *NETWORKS):
+        raise UsageError(
+            f"`model` (={str(host)!r}) is no network of ours{nearest(host.name, [*NETS, *NETWORKS])}; there are "
+            f"{', '.join(NETS)}, and what saccade list --networks prints"
+        )
     if host.name in NETWORKS:
         from saccade.nets.create import create_model  # which builds its hosts by their names
 
