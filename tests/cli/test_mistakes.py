@@ -26,7 +26,7 @@ from saccade.cli import main
             "`data` (='cifar11') must be sample, cifar10, cifar100 or imagefolder",
         ),
         ("train", "name a recipe"),
-        ("train cifar10-resnet20", "`recipe` (='cifar10-resnet20') must be one of 'cifar100-resnet20', "),
+        ("train cifar10-resnet20", "`recipe` (='cifar10-resnet20') must be one of 'cifar100-aa-wrn28', "),
         ("train sample-resnet8 --set optim.rl=1", "there is no 'optim.rl' (did you mean 'optim.lr'"),
         ("train sample-resnet8 --set epochs=none", "`epochs` (=None): Input should be a valid integer"),
         ("train sample-resnet8 --set optim.lr", "`--set` (='optim.lr') must be KEY=VALUE, such as optim.lr=0.1"),
