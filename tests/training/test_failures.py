@@ -217,7 +217,7 @@ def test_a_loss_that_is_no_number_stops_with_step_rate_and_the_last_good_checkpo
     settings = TrainSettings(
         epochs=3, batch_size=8, optim=OptimSettings(lr=0.25), schedule=ScheduleSettings(name="constant", warmup=0)
     )
-    with pytest.raises(TrialError) as raised:
+    with pytest.raises(TrialError, match=r"^the training loss became nan") as raised:
         fit(Explodes(6), two_classes(), settings, 0, folder=Folder(tmp_path))
     assert str(raised.value).startswith("the training loss became nan in epoch 2, batch 3 (step 7, learning rate 0.25)")
     assert str(raised.value).endswith(f"in another folder; {tmp_path / 'last.ckpt'} is the last good checkpoint")
@@ -247,7 +247,7 @@ class Greedy(nn.Module):
 
 
 def test_out_of_memory_says_where_and_what_to_lower() -> None:
-    with pytest.raises(TrialError) as raised:
+    with pytest.raises(TrialError, match=r"^out of memory in epoch 1") as raised:
         fit(Greedy(), two_classes(), TrainSettings(epochs=1, batch_size=8), 0)
     message = str(raised.value)
     assert message.startswith("out of memory in epoch 1, batch 1 (step 1, learning rate ")

@@ -103,5 +103,6 @@ def test_a_constant_rate_may_rise_first() -> None:
 
 @pytest.mark.parametrize("given", [{"lr": 0}, {"momentum": 1}, {"weight_decay": -1}, {"lr": float("inf")}, {"beta": 1}])
 def test_a_number_that_cannot_be_is_an_error(given: dict) -> None:
-    with pytest.raises(ValidationError):
+    (name,) = given
+    with pytest.raises(ValidationError, match=rf"(?m)^{name}$"):
         OptimSettings(**given)
