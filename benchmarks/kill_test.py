@@ -75,15 +75,20 @@ def killed(command: list[str], moment: float, *, worker: bool) -> dict[str, Any]
     """Start it, and kill it, or one of its workers, when the moment comes."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     time.sleep(moment)
-    # Workers are children of the threads that serve them.
-    listed = [file.read_text() for file in Path(f"/proc/{process.pid}/task").glob("*/children")]
-    children = [int(pid) for pid in " ".join(listed).split()]
+    # Workers are forks of a process that the comparison starts.
+    workers = [worker for server in children(process.pid) for worker in children(server)]
     ended = process.poll() is not None
-    victim = children[0] if worker and children else process.pid
+    victim = workers[0] if worker and workers else process.pid
     if not ended:
         os.kill(victim, signal.SIGKILL)
     process.wait()
     return {"victim": "none, it had ended" if ended else "a worker" if victim != process.pid else "the whole"}
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started."""
+    listed = [file.read_text() for file in Path(f"/proc/{process}/task").glob("*/children")]
+    return [int(pid) for pid in " ".join(listed).split()]
 
 
 def train_result(out: Path) -> Any:

@@ -55,17 +55,23 @@ def started(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
         process.kill()
 
 
-def workers(out: Path) -> list[int]:
-    """Worker processes of a comparison that are alive."""
-    found = []
+def workers(out: Path) -> dict[int, int]:
+    """Worker processes of a comparison that are alive, with the number of the process that started each."""
+    found = {}
     for folder in Path("/proc").iterdir():
         try:
             words = (folder / "cmdline").read_bytes().decode().split("\0") if folder.name.isdigit() else []
+            if "saccade.comparison.worker" in words and str(out) in words:
+                found[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if "saccade.comparison.worker" in words and str(out) in words:
-            found.append(int(folder.name))
     return found
+
+
+def forks(out: Path) -> list[int]:
+    """Those of them that train: each was forked from the one that started first."""
+    found = workers(out)
+    return [process for process, parent in found.items() if parent in found]
 
 
 def wait_for_no_workers(out: Path) -> None:
@@ -98,7 +104,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_going_on_ends_the_same(started, fini
 
 def test_a_killed_worker_fails_its_trial_alone(started, finished):
     out, process = started
-    os.kill(workers(out)[0], signal.SIGKILL)
+    os.kill(forks(out)[0], signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 1, stderr
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
