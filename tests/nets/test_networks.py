@@ -16,7 +16,7 @@ import saccade
 import saccade.nets
 from saccade.cli import main
 from saccade.errors import UsageError
-from saccade.nets import CifarResNet, Host, WideResNet
+from saccade.nets import CifarResNet, Host, ResidualAttentionNet, WideResNet
 from saccade.nets.networks import NETWORKS
 from saccade.profiling.macs import count_macs
 
@@ -40,7 +40,7 @@ FAMILIES = {
     "bam_resnet50": 32, "cbam_resnet50": 32, "eca_resnet18": 32, "gala_resnet50": 32, "triplet_resnet18": 32,
     "gc_resnet50": 32, "sge_resnet50": 32, "shuffle_resnet50": 32, "simam_resnet50": 32, "coord_mobilenetv2_100": 32,
     "gam_resnet18": 32, "nonlocal_resnet50": 32, "bot_resnet50": 64, "sem_resnet83": 16, "iebn_resnet83": 16,
-    "stn_resnet20": 32,
+    "residual_attention_92": 16, "stn_resnet20": 32,
 }  # fmt: skip
 
 
@@ -75,6 +75,8 @@ def test_ecas_authors_count_in_units_of_two_to_the_twentieth(name: str) -> None:
         ("ge_theta_resnet50", 31.107, 31.2),
         ("ge_theta_plus_resnet50", 33.638, 33.7),
         ("eca_resnet152", 60.193, round(57.41 * 2**20 / 1e6, 3)),
+        ("residual_attention_92", 1.811, 1.9),
+        ("residual_attention_236", 4.947, 5.1),
         ("aa_mnasnet_075", 3.015, 3.02),
     ],
 )
@@ -110,6 +112,33 @@ def test_attention_on_cifars_resnets_counts_as_by_hand(depth, classes, base, se,
         image = torch.zeros(1, 3, 32, 32)
         added = [saccade.augment(host, at={place: m}, start="paper", example_input=image) for m, place in at.items()]
     assert [round(count(model) / 1e6, 4) for model in (host, *added)] == [base, se, eca, ie, sem]
+
+
+def test_squeeze_and_excitation_counts_with_and_without_biases() -> None:
+    counts = [count(sized("se_resnet50", bias=bias)) / 1e6 for bias in (True, False)]
+    assert [round(counted, 3) for counted in counts] == [28.088, 28.072]
+
+
+@pytest.mark.parametrize(
+    ("depth", "params"), [(56, 1.027), (92, 1.811), (128, 2.595), (164, 3.379), (236, 4.947), (452, 9.651)]
+)
+def test_a_residual_attention_network_is_as_deep_as_its_name(depth: int, params: float) -> None:
+    """Layers of weights in the trunk: 36 m + 20."""
+    with torch.device("meta"):
+        model = ResidualAttentionNet(depth)
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert sum("mask" not in name and "downsample" not in name for name in layers) == depth
+    assert round(count(model) / 1e6, 3) == params
+
+
+def test_attention_goes_from_the_deepest_stage_outwards() -> None:
+    """As the AAConv paper adds it, while memory lasts; the first of the three, on the largest map, at half its side."""
+    stages = [
+        sorted({edit.site[:6] for edit in saccade.plan_of(sized("aa_resnet50", deepest=n)).edits}) for n in (1, 2, 3)
+    ]
+    assert stages == [["layer4"], ["layer3", "layer4"], ["layer2", "layer3", "layer4"]]
+    halved = [edit.site for edit in saccade.plan_of(sized("aa_resnet50")).edits if edit.options.get("downsample") == 2]
+    assert halved == [f"layer2.{block}.conv2" for block in range(4)]
 
 
 def test_the_shortcuts_of_a_wide_resnet_decide_its_count() -> None:
@@ -153,24 +182,26 @@ def test_a_member_of_each_family_runs_and_learns(name: str) -> None:
     assert all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["aa_resnet34", "aa_wrn28_10", "aa_mnasnet_075", "sem_resnet83", "bot_resnet50"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_network_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    side = min(64, NETWORKS[name].image_size)
-    model = saccade.create_model(name, num_classes=5, image_size=side).eval()
+    model, side = saccade.create_model(name, num_classes=5, image_size=FAMILIES[name]).eval(), FAMILIES[name]
     saccade.save(model, tmp_path / "network")
     again, x = saccade.load(tmp_path / "network").eval(), torch.randn(1, 3, side, side)
     assert torch.equal(model(x), again(x))
 
 
-@pytest.mark.parametrize("name", ["aa_wrn28_10", "sem_resnet83", "eca_resnet18"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_network_can_be_compiled_and_exported(name: str) -> None:
     torch.manual_seed(0)
-    model, x = saccade.create_model(name, num_classes=5, image_size=32).eval(), torch.randn(2, 3, 32, 32)
+    torch.compiler.reset()
+    model, side = saccade.create_model(name, num_classes=5, image_size=FAMILIES[name]).eval(), FAMILIES[name]
+    x = torch.randn(2, 3, side, side)
     with torch.inference_mode():
         expected = model(x)
         assert torch.allclose(torch.export.export(model, (x,)).module()(x), expected, atol=1e-5)
-        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        # That there is one graph; what compilers make of it, the tests of each mechanism tell.
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
         assert torch.allclose(compiled(x), expected, atol=1e-5)
 
 
@@ -181,6 +212,7 @@ def test_a_network_can_be_compiled_and_exported(name: str) -> None:
         ("bam_resnet50", 64, [64, 256, 512, 1024, 2048], [2, 4, 8, 16, 32]),
         ("coord_mobilenetv2_100", 64, [16, 24, 32, 96, 320], [2, 4, 8, 16, 32]),
         ("sem_resnet83", 32, [64, 128, 256], [1, 2, 4]),
+        ("residual_attention_92", 32, [64, 128, 256], [1, 2, 4]),
         ("aa_wrn28_10", 32, [160, 320, 640], [1, 2, 4]),
     ],
 )
@@ -237,6 +269,12 @@ def test_from_the_identity_a_network_computes_what_its_host_does() -> None:
         (lambda: saccade.create_model("se_resnet50", image_size=2), r"`image_size` \(=2\) must be an integer"),
         (lambda: timm.create_model("se_wrn28_10", pretrained=True), "there are no trained weights of se_wrn28_10"),
         (lambda: saccade.create_model("sem_resnet83", pretrained_host=True), r"`pretrained` \(=True\): there are no"),
+        (
+            lambda: saccade.create_model("se_resnet50", deepest=1),
+            r"`deepest` \(=1\) .*: se_resnet50 has attention at no",
+        ),
+        (lambda: saccade.create_model("aa_resnet50", deepest=4), r"`deepest` \(=4\) .* has attention at 3 places"),
+        (lambda: ResidualAttentionNet(100), r"`depth` \(=100\) must be 36 m \+ 20; depth=92 is nearest"),
         (lambda: WideResNet(27), r"`depth` \(=27\) must be 6n \+ 4; depth=28 is nearest"),
         (lambda: WideResNet(shortcut="none"), r"`shortcut` \(='none'\) must be one of 'pool', 'projection'"),
     ],

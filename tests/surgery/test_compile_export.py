@@ -59,3 +59,12 @@ def test_a_network_compiled_before_stripping_computes_as_the_host_after() -> Non
     assert torch.equal(compiled(images()), model(images()))
     saccade.strip(model, inplace=True)
     assert torch.equal(compiled(images()), host(images()))
+
+
+@pytest.mark.parametrize("name", ["nonlocal", "lambda"])
+def test_mechanisms_named_as_words_of_python_export(name: str) -> None:
+    """The exported program is code, in which a path must not be one of them."""
+    model = saccade.augment(cifar(), name, at="layer3.0.conv1", start="identity", example_input=images()).eval()
+    program = torch.export.export(model, (images(),))
+    assert any(f".{name}_." in key for key in program.state_dict)
+    torch.testing.assert_close(program.module()(images()), model(images()))

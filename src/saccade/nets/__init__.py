@@ -10,6 +10,7 @@ from saccade.nets.create import register_networks as _register_networks
 from saccade.nets.files import load as load
 from saccade.nets.files import save as save
 from saccade.nets.hosts import Host as Host
+from saccade.nets.residual_attention import ResidualAttentionNet as ResidualAttentionNet
 from saccade.nets.wide_resnet import WideResNet as WideResNet
 
 # The one thing that an import does: the networks are then known to timm.create_model.

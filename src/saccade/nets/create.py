@@ -29,6 +29,7 @@ def create_model(
     image_size: int | None = None,
     pretrained_host: bool = False,
     start: str | None = None,
+    deepest: int | None = None,
     **options: Any,
 ) -> nn.Module:
     """A network of a paper, such as ``aa_resnet50``; ``saccade list --networks`` shows them with the papers' figures.
@@ -42,10 +43,13 @@ def create_model(
         pretrained_host: the host with its library's weights.
         start: ``"paper"``, or ``"identity"``: the network computes what its host does, until it is trained. By default
             the paper's form, with a pretrained host the identity.
+        deepest: of networks with attention at several stages only so many of these, from the deepest outwards, as the
+            AAConv paper adds them while memory lasts; by default all.
         **options: of the mechanism, instead of the network's: ``create_model("aa_resnet50", kappa=0.5, upsilon=0.5)``.
 
     Raises:
-        UsageError: an unknown name, with the nearest; an option that the mechanism does not have.
+        UsageError: an unknown name, with the nearest; an option that the mechanism does not have; ``deepest`` where
+            attention is not told by stages, or more of them than there are.
     """
     if name not in NETWORKS:
         raise UsageError(f"`name` (={name!r}) is no network of ours{nearest(str(name), NETWORKS)}")
@@ -55,6 +59,8 @@ def create_model(
     start = ("identity" if pretrained_host else "paper") if start is None else start
     check_choice("start", start, ("paper", "identity"))
     places = _places(name, network, options)
+    if deepest is not None:
+        places = _deepest(name, places, deepest)
     classes = network.num_classes if num_classes is None else num_classes
     host = build_model(network.host, in_channels=in_channels, num_classes=classes, pretrained=pretrained_host)
     if not places:
@@ -78,6 +84,15 @@ def _places(name: str, network: Network, options: dict[str, Any]) -> dict[str, s
         check_mechanism(changed.name, changed.options)
         places[place] = str(changed)
     return places
+
+
+def _deepest(name: str, places: dict[str, str], count: int) -> dict[str, str]:
+    """The first of a network's places, of which the deepest is first."""
+    check_int("deepest", count)
+    if len(places) < 2 or count > len(places):
+        told = f"at {len(places)} places" if len(places) > 1 else "at no or one place, which is told as a whole"
+        raise UsageError(f"`deepest` (={count}) cannot be taken: {name} has attention {told}")
+    return dict(list(places.items())[:count])
 
 
 def register_networks() -> None:

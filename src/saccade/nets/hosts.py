@@ -21,12 +21,14 @@ from saccade.errors import UsageError
 from saccade.nets.cifar_resnet import CifarResNet
 from saccade.nets.mnasnet import mnasnet_a1
 from saccade.nets.networks import NETWORKS
+from saccade.nets.residual_attention import ResidualAttentionNet
 from saccade.nets.wide_resnet import WideResNet
 
 NETS: dict[str, Callable[..., nn.Module]] = {
     "cifar_resnet": CifarResNet,
     "wide_resnet": WideResNet,
     "mnasnet_a1": mnasnet_a1,
+    "residual_attention": ResidualAttentionNet,
 }
 LIBRARIES = ("timm", "torchvision", "saccade")
 NUMBERS = itertools.count()  # of the files that were run: a second run of one is another module

@@ -12,6 +12,7 @@ import inspect
 import types
 from collections.abc import Callable, Sequence
 from functools import cache
+from keyword import iskeyword
 from typing import Any
 
 from torch import nn
@@ -170,7 +171,9 @@ def attach(module: nn.Module, attached: AttachedEdit) -> None:
         module.add_module(CHILD, Edits().train(module.training))
     edits, name = edits_of(module), attached.edit.attention
     number = sum(isinstance(edit, AttachedEdit) and edit.edit.attention == name for edit in edits.values())
-    edits[f"{name}_{number + 1}" if number else name] = attached
+    # torch.export writes paths into code, where `nonlocal` and `lambda` are no names.
+    plain = f"{name}_" if iskeyword(name) else name
+    edits[f"{name}_{number + 1}" if number else plain] = attached
 
 
 def unattach(module: nn.Module, attached: AttachedEdit) -> None:
