@@ -38,6 +38,7 @@ from saccade.surgery import (
     detach,
     live_plan,
     load_host_state,
+    matching,
     select,
     unwrapped,
 )
@@ -124,7 +125,7 @@ def augment(
         start: ``"identity"``: the network computes what it did, exactly, and attention is blended in by training, by a
             factor ``alpha`` that starts at 0. ``"paper"``: the paper's own form and initialisation; an augmented
             convolution then keeps the host's first ``out_channels - dv`` filters.
-        stages: ``"deepest:N"``: only where the map has one of the N smallest sizes among those places.
+        stages: ``"deepest:N"``: only where the map has one of the N smallest sizes among all those places.
         max_positions: only where the map has at most so many positions, H W.
         example_input: what the host's forward takes, for the sizes of its maps: a tensor or a structure of tensors; a
             tuple is taken as several arguments, a named tuple as one. By default an image of the size in the host's
@@ -146,11 +147,13 @@ def augment(
     check_unwrapped(model)
     model = model if inplace else _copied(model)
     survey = Survey(model, example_input)
+    # Resolutions are counted over all places: one may have no site among the deepest.
+    among = [site for _, where, _ in parts for site in matching(survey, where)] if stages is not None else None
     placed: dict[tuple[str, bool, str], tuple[Edit, Site]] = {}
     for name, where, given in parts:
         _check_fit(name, where, survey)
         fits = PLACES.get(mechanism(name).paper.kind, SITE_KINDS)
-        chosen = select(survey, where, stages=stages, max_positions=max_positions, fits=fits)
+        chosen = select(survey, where, stages=stages, max_positions=max_positions, fits=fits, among=among)
         for site in chosen.sites:
             edit = _edit(name, site, given, cast(Start, start))
             first, _ = placed.setdefault(edit.place, (edit, site))

@@ -134,7 +134,8 @@ def test_a_residual_attention_network_is_as_deep_as_its_name(depth: int, params:
 def test_attention_goes_from_the_deepest_stage_outwards() -> None:
     """As the AAConv paper adds it, while memory lasts; the first of the three, on the largest map, at half its side."""
     stages = [
-        sorted({edit.site[:6] for edit in saccade.plan_of(sized("aa_resnet50", deepest=n)).edits}) for n in (1, 2, 3)
+        sorted({edit.site[:6] for edit in saccade.plan_of(sized("aa_resnet50", stages=f"deepest:{n}")).edits})
+        for n in (1, 2, 3)
     ]
     assert stages == [["layer4"], ["layer3", "layer4"], ["layer2", "layer3", "layer4"]]
     halved = [edit.site for edit in saccade.plan_of(sized("aa_resnet50")).edits if edit.options.get("downsample") == 2]
@@ -269,11 +270,8 @@ def test_from_the_identity_a_network_computes_what_its_host_does() -> None:
         (lambda: saccade.create_model("se_resnet50", image_size=2), r"`image_size` \(=2\) must be an integer"),
         (lambda: timm.create_model("se_wrn28_10", pretrained=True), "there are no trained weights of se_wrn28_10"),
         (lambda: saccade.create_model("sem_resnet83", pretrained_host=True), r"`pretrained` \(=True\): there are no"),
-        (
-            lambda: saccade.create_model("se_resnet50", deepest=1),
-            r"`deepest` \(=1\) .*: se_resnet50 has attention at no",
-        ),
-        (lambda: saccade.create_model("aa_resnet50", deepest=4), r"`deepest` \(=4\) .* has attention at 3 places"),
+        (lambda: saccade.create_model("aa_resnet50", stages="last"), r"`stages` \(='last'\) must be 'deepest:N'"),
+        (lambda: saccade.create_model("wrn28_10", stages="deepest:1"), r"`stages` .* wrn28_10 has no attention"),
         (lambda: ResidualAttentionNet(100), r"`depth` \(=100\) must be 36 m \+ 20; depth=92 is nearest"),
         (lambda: WideResNet(27), r"`depth` \(=27\) must be 6n \+ 4; depth=28 is nearest"),
         (lambda: WideResNet(shortcut="none"), r"`shortcut` \(='none'\) must be one of 'pool', 'projection'"),

@@ -288,3 +288,12 @@ def test_what_is_added_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert "se: stages='deepest:1' leaves out layer1.0.bn2, layer2.0.bn2" in caplog.text
     added = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in host.parameters())
     assert f"+{added} parameters, +" in caplog.text
+
+
+def test_of_several_places_those_with_the_deepest_maps_of_all_are_taken() -> None:
+    at = {"layer1.*.bn2": "se", "layer3.*.conv2": "aaconv", "layer?.*.bn1": "eca"}
+    model = saccade.augment(cifar(), at=at, stages="deepest:1", example_input=images())
+    assert [(edit.site, edit.attention) for edit in saccade.plan_of(model).edits] == [
+        ("layer3.0.bn1", "eca"),
+        ("layer3.0.conv2", "aaconv"),
+    ]

@@ -96,6 +96,22 @@ def test_the_cosine_is_that_of_pytorch_after_a_linear_rise() -> None:
     assert [2.0 * ours(step) for step in range(10, 40)] == pytest.approx(theirs)
 
 
+def test_the_exponential_is_that_of_pytorch_and_ends_where_it_is_told_to() -> None:
+    ours = make_factor(ScheduleSettings(name="exponential", warmup=0.25, final=0.05), 40)
+    assert [ours(step) for step in range(10)] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    theirs = rates(lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.05 ** (1 / 30)), 31)
+    assert [2.0 * ours(step) for step in range(10, 41)] == pytest.approx(theirs)
+    assert ours(40) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("name", ["adamw", "rmsproptf"])
+def test_epsilon_is_the_optimisers(name: str) -> None:
+    own, given = (make_optimiser(nn.Linear(2, 2), OptimSettings(name=name, eps=eps)) for eps in (None, 1e-3))
+    assert (own.defaults["eps"] < 1e-6, given.defaults["eps"]) == (True, 1e-3)
+    with pytest.raises(ValidationError, match=r"optim\.eps goes with an adaptive optimiser"):
+        OptimSettings(name="sgd", eps=1e-3)
+
+
 def test_a_constant_rate_may_rise_first() -> None:
     ours = make_factor(ScheduleSettings(name="constant", warmup=0.1), 40)
     assert [ours(step) for step in range(40)] == [0.25, 0.5, 0.75] + [1.0] * 37

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from saccade.recipes import list_recipes, read_recipe
+from saccade.training.optim import make_factor
 from saccade.training.recipe import changed
 from saccade.training.run import train
 from training.runs import image_folder
@@ -38,6 +39,10 @@ def test_learning_rates_follow_the_papers() -> None:
         "ge-": 1024,
         "aa-": 256,
     }
+    plain, augmented = (read_recipe(f"imagenet-{name}mnasnet")[0] for name in ("", "aa-"))
+    assert augmented.optim.lr == plain.optim.lr / 2
+    ends = [recipe.optim.lr * make_factor(recipe.schedule, 350)(350) for recipe in (plain, augmented)]
+    assert ends == [pytest.approx(0.016 * 0.97 ** (345 / 2.4))] * 2
     sem = read_recipe("cifar100-sem-resnet164")[0]
     assert [share * sem.epochs for share in sem.schedule.milestones] == [81, 122]
     plain = read_recipe("cifar100-sem-resnet164-plain")[0]

@@ -29,7 +29,7 @@ def create_model(
     image_size: int | None = None,
     pretrained_host: bool = False,
     start: str | None = None,
-    deepest: int | None = None,
+    stages: str | None = None,
     **options: Any,
 ) -> nn.Module:
     """A network of a paper, such as ``aa_resnet50``; ``saccade list --networks`` shows them with the papers' figures.
@@ -43,13 +43,12 @@ def create_model(
         pretrained_host: the host with its library's weights.
         start: ``"paper"``, or ``"identity"``: the network computes what its host does, until it is trained. By default
             the paper's form, with a pretrained host the identity.
-        deepest: of networks with attention at several stages only so many of these, from the deepest outwards, as the
-            AAConv paper adds them while memory lasts; by default all.
+        stages: ``"deepest:N"``: of the network's places only those with the N smallest sizes of map, as the AAConv
+            paper goes from the deepest stage outwards while memory lasts; by default all.
         **options: of the mechanism, instead of the network's: ``create_model("aa_resnet50", kappa=0.5, upsilon=0.5)``.
 
     Raises:
-        UsageError: an unknown name, with the nearest; an option that the mechanism does not have; ``deepest`` where
-            attention is not told by stages, or more of them than there are.
+        UsageError: an unknown name, with the nearest; an option that the mechanism does not have.
     """
     if name not in NETWORKS:
         raise UsageError(f"`name` (={name!r}) is no network of ours{nearest(str(name), NETWORKS)}")
@@ -59,14 +58,14 @@ def create_model(
     start = ("identity" if pretrained_host else "paper") if start is None else start
     check_choice("start", start, ("paper", "identity"))
     places = _places(name, network, options)
-    if deepest is not None:
-        places = _deepest(name, places, deepest)
     classes = network.num_classes if num_classes is None else num_classes
     host = build_model(network.host, in_channels=in_channels, num_classes=classes, pretrained=pretrained_host)
     if not places:
+        if stages is not None:
+            raise UsageError(f"`stages` (={stages!r}) cannot be taken: {name} has no attention of ours at sites")
         return host
     image = torch.zeros(1, in_channels, side, side)
-    return augment(host, at=places, start=start, example_input=image, inplace=True)
+    return augment(host, at=places, start=start, stages=stages, example_input=image, inplace=True)
 
 
 def list_networks() -> list[str]:
@@ -84,15 +83,6 @@ def _places(name: str, network: Network, options: dict[str, Any]) -> dict[str, s
         check_mechanism(changed.name, changed.options)
         places[place] = str(changed)
     return places
-
-
-def _deepest(name: str, places: dict[str, str], count: int) -> dict[str, str]:
-    """The first of a network's places, of which the deepest is first."""
-    check_int("deepest", count)
-    if len(places) < 2 or count > len(places):
-        told = f"at {len(places)} places" if len(places) > 1 else "at no or one place, which is told as a whole"
-        raise UsageError(f"`deepest` (={count}) cannot be taken: {name} has attention {told}")
-    return dict(list(places.items())[:count])
 
 
 def register_networks() -> None:

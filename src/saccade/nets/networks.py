@@ -14,7 +14,7 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 class Network:
     """A network of a paper.
 
-    ``attention`` maps places (kinds of site, paths, globs), the deepest first, to mechanisms with their options, as
+    ``attention`` maps places (kinds of site, paths, globs) to mechanisms with their options, as
     :func:`saccade.augment` takes them; an empty one is a plain host. ``params`` and ``macs`` are the paper's (or the
     authors' code's), in millions and in thousands of millions of multiply-accumulates; a table that counts a multiply
     and an addition as two is halved here. ``source`` says whose they are and whether they are from memory, ``position``
@@ -51,9 +51,8 @@ def _aa_resnet(depth: int, params: float, gflops: float, *, memory: bool = False
     return Network(
         f"timm:resnet{depth}",
         {
-            f"layer4.*.{conv}": _spec("aaconv", options),
-            f"layer3.*.{conv}": _spec("aaconv", options),
             f"layer2.*.{conv}": _spec("aaconv", {"downsample": 2, **options}),
+            f"layer[34].*.{conv}": _spec("aaconv", options),
         },
         params=params,
         macs=gflops / 2,
@@ -75,8 +74,8 @@ def _aa_mnasnet(host: str, params: float, gflops: float) -> Network:
     return Network(
         host,
         {
-            **{f"blocks.{stage}.*.conv_pw": _spec("aaconv", options) for stage in (6, 5, 4, 3)},
             "blocks.2.*.conv_pw": _spec("aaconv", {**options, "downsample": 2}),
+            "blocks.[3456].*.conv_pw": _spec("aaconv", options),
         },
         params=params,
         macs=gflops / 2,
@@ -97,8 +96,7 @@ def _residual(depth: int, spec: str, params: float | None, macs: float | None, s
 def _eca(depth: int, kernels: str, params: float, macs: float) -> Network:
     """Kernels by stage, as the authors set them by hand. Their millions of parameters are of 2**20."""
     norm = "bn2" if depth < 50 else "bn3"
-    stages = zip(reversed(STAGES), reversed(kernels), strict=True)
-    places = {f"{stage}.*.{norm}": f"eca(kernel_size={k})" for stage, k in stages}
+    places = {f"{stage}.*.{norm}": f"eca(kernel_size={k})" for stage, k in zip(STAGES, kernels, strict=True)}
     return Network(f"timm:resnet{depth}", places, 224, params * 2**20 / 1e6, macs, "the authors' README")
 
 
@@ -106,12 +104,7 @@ def _bam(depth: int, params: float, macs: float | None) -> Network:
     """Between stages; the authors' code, of which the figures are, multiplies the branches."""
     spec = "bam(combine='product', norm_last=False)"
     return Network(
-        f"timm:resnet{depth}",
-        dict.fromkeys(STAGES[2::-1], spec),
-        224,
-        params,
-        macs,
-        "a re-implementation (SGE's README)",
+        f"timm:resnet{depth}", dict.fromkeys(STAGES[:3], spec), 224, params, macs, "a re-implementation (SGE's README)"
     )
 
 
@@ -144,7 +137,7 @@ NETWORKS: dict[str, Network] = {
     "wrn28_10": _wrn({}, 36.3, 10.4),
     "ge_wrn28_10": _wrn({"residual": "ge"}, 36.3, 10.4),
     "se_wrn28_10": _wrn({"residual": "se"}, 36.5, 10.4),
-    "aa_wrn28_10": _wrn({f"{stage}.*.conv1": "aaconv" for stage in STAGES[2::-1]}, 36.2, 10.9),
+    "aa_wrn28_10": _wrn({"layer?.*.conv1": "aaconv"}, 36.2, 10.9),
     "se_resnet50": _residual(50, "se", 28.1, 3.87, "Hu et al., CVPR 2018, and table 3 of AAConv"),
     "ge_resnet50": _residual(50, "ge", 25.6, None, f"Hu et al., NeurIPS 2018{MEMORY}"),
     "ge_theta_resnet50": _residual(50, "ge(gather='depthwise')", 31.2, None, f"Hu et al., NeurIPS 2018{MEMORY}"),
@@ -174,13 +167,12 @@ NETWORKS: dict[str, Network] = {
         "timm:mobilenetv2_100", {"depthwise": "coord"}, 224, 3.95, 0.310, "the authors' README"
     ),
     "gam_resnet18": Network(
-        "timm:resnet18", dict.fromkeys(reversed(STAGES), "gam(reduction=8)"), 224, 16.04, None,
-        source=f"Liu et al., 2021{MEMORY}",
+        "timm:resnet18", dict.fromkeys(STAGES, "gam(reduction=8)"), 224, 16.04, None, f"Liu et al., 2021{MEMORY}",
         position="chosen by us: the end of every stage, by the count of parameters",
     ),
     "nonlocal_resnet50": Network(
         "timm:resnet50",
-        dict.fromkeys(("layer3.5", "layer3.3", "layer3.1", "layer2.3", "layer2.1"), "nonlocal(subsample=True)"),
+        dict.fromkeys(("layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"), "nonlocal(subsample=True)"),
         source="Wang et al., CVPR 2018",
         position="after every second block of res3 and res4, as the authors' code",
     ),
@@ -189,8 +181,8 @@ NETWORKS: dict[str, Network] = {
     ),
     "sem_resnet83": _cifar(83, {"residual": "sem"}, 1.0141, COUNTED),
     "sem_resnet164": _cifar(164, {"residual": "sem"}, 1.9701, COUNTED),
-    "iebn_resnet83": _cifar(83, {"layer?.*.bn?": "iebn", "bn1": "iebn"}, None, "Liang et al., AAAI 2020"),
-    "iebn_resnet164": _cifar(164, {"layer?.*.bn?": "iebn", "bn1": "iebn"}, None, "Liang et al., AAAI 2020"),
+    "iebn_resnet83": _cifar(83, {"bn1": "iebn", "layer?.*.bn?": "iebn"}, None, "Liang et al., AAAI 2020"),
+    "iebn_resnet164": _cifar(164, {"bn1": "iebn", "layer?.*.bn?": "iebn"}, None, "Liang et al., AAAI 2020"),
     "residual_attention_92": _residual_attention(92, 1.9),
     "residual_attention_236": _residual_attention(236, 5.1),
     "stn_resnet20": Network(

@@ -31,6 +31,7 @@ from saccade.surgery.select import At as At
 from saccade.surgery.select import Place as Place
 from saccade.surgery.select import Selection as Selection
 from saccade.surgery.select import match_paths as match_paths
+from saccade.surgery.select import matching as matching
 from saccade.surgery.select import select as select
 from saccade.surgery.sites import KINDS as KINDS
 from saccade.surgery.sites import Site as Site

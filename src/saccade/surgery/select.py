@@ -35,6 +35,7 @@ def select(
     stages: str | None = None,
     max_positions: int | None = None,
     fits: Sequence[str] = KINDS,
+    among: Sequence[Site] | None = None,
 ) -> Selection:
     """The sites that ``at`` names, without those that a limit leaves out.
 
@@ -46,16 +47,19 @@ def select(
         stages: ``"deepest:N"``: only sites of the N smallest resolutions among those.
         max_positions: only sites whose map has at most so many positions, H W.
         fits: the kinds of site to propose where nothing matches.
+        among: the sites whose resolutions ``stages`` counts, where these are not all: nothing may then be left.
 
     Raises:
         UsageError: nothing matches, with what would; a limit that leaves nothing.
     """
-    found = _matching(survey, at, fits)
-    skipped: list[tuple[Site, str]] = []
-    for reason, keeps in (_deepest(found, stages), _smallest(max_positions)):
-        skipped += [(site, reason) for site in found if not keeps(site)]
-        found = [site for site in found if keeps(site)]
-    if not found:
+    found = matching(survey, at, fits)
+    reason, keeps = _deepest(found if among is None else among, stages)
+    skipped = [(site, reason) for site in found if not keeps(site)]
+    found = deep = [site for site in found if keeps(site)]
+    reason, keeps = _smallest(max_positions)
+    skipped += [(site, reason) for site in found if not keeps(site)]
+    found = [site for site in found if keeps(site)]
+    if deep and not found:
         least = min((site for site, _ in skipped), key=lambda site: site.positions)
         raise UsageError(
             f"`max_positions` (={max_positions}) leaves no site: the smallest map, {least.height} x {least.width} at "
@@ -85,7 +89,8 @@ def match_paths(model: nn.Module, pattern: str) -> list[str]:
     return list(dict.fromkeys(first[model.get_submodule(path)] for path in found))
 
 
-def _matching(survey: Survey, at: At, fits: Sequence[str]) -> list[Site]:
+def matching(survey: Survey, at: At, fits: Sequence[str] = KINDS) -> list[Site]:
+    """The sites that ``at`` names, without limits; for errors and ``fits`` see :func:`select`."""
     patterns = [at] if isinstance(at, str) or callable(at) else at
     if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) or callable(p) for p in patterns):
         raise UsageError(

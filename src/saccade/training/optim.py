@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,15 +21,16 @@ def make_optimiser(model: nn.Module, settings: OptimSettings) -> torch.optim.Opt
     if settings.name == "sgd":
         momentum = settings.momentum
         return torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0)
+    eps: dict[str, Any] = {} if settings.eps is None else {"eps": settings.eps}
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr)
+        return torch.optim.AdamW(groups, lr=settings.lr, **eps)
     from timm import optim
 
     known = [str(name) for name in optim.list_optimizers()]  # pyright: ignore[reportPrivateImportUsage]
     if settings.name not in known:
         raise UsageError(f"`optim.name` (={settings.name!r}) is no optimiser of timm{nearest(settings.name, known)}")
     make = optim.create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
-    return make(groups, settings.name, lr=settings.lr, momentum=settings.momentum)
+    return make(groups, settings.name, lr=settings.lr, momentum=settings.momentum, **eps)
 
 
 def parameter_groups(model: nn.Module, settings: OptimSettings) -> list[dict]:
@@ -47,14 +49,17 @@ def parameter_groups(model: nn.Module, settings: OptimSettings) -> list[dict]:
 
 def make_factor(settings: ScheduleSettings, steps: int) -> Callable[[int], float]:
     """The learning rate's factor at each of ``steps`` steps: a rise over the warm-up's share of them, then half a
-    cosine, or steps down, or nothing more."""
+    cosine, steps down, an exponential fall, or nothing more."""
     rise = max(1, round(steps * settings.warmup)) if settings.warmup else 0
 
     def factor(step: int) -> float:
         if step < rise:
             return (step + 1) / rise
+        passed = (step - rise) / max(1, steps - rise)
         if settings.name == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+            return 0.5 * (1 + math.cos(math.pi * passed))
+        if settings.name == "exponential":
+            return settings.final**passed
         return settings.gamma ** sum(step >= round(steps * share) for share in settings.milestones)
 
     return factor

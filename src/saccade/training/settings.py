@@ -18,11 +18,19 @@ class OptimSettings(BaseModel):
     """``sgd`` (Nesterov) and ``adamw`` are PyTorch's; any other name is one of timm's."""
     lr: Annotated[float, Field(gt=0)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    eps: Annotated[float, Field(gt=0)] | None = None
+    """What keeps an adaptive optimiser's divisor from zero; None is the optimiser's own. ``sgd`` has none."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     decay_vectors: bool = True
     """Whether weight decay also acts on parameters of one axis: biases, scales and shifts of norms, blends."""
     attention_lr: Annotated[float, Field(gt=0)] | None = None
     """Of the parameters that attention brought; None is ``lr``."""
+
+    @model_validator(mode="after")
+    def _sgd_divides_by_nothing(self) -> OptimSettings:
+        if self.name == "sgd" and self.eps is not None:
+            raise ValueError("optim.eps goes with an adaptive optimiser, such as optim.name='adamw'; sgd has none")
+        return self
 
 
 class ScheduleSettings(BaseModel):
@@ -30,12 +38,14 @@ class ScheduleSettings(BaseModel):
 
     model_config = STRICT
 
-    name: Literal["cosine", "step", "constant"] = "cosine"
+    name: Literal["cosine", "step", "exponential", "constant"] = "cosine"
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of all steps in which the rate rises from zero."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Of ``step``: the shares of all steps at which the rate is multiplied by ``gamma``."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    final: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Of ``exponential``: the factor to which the rate falls, by the same share at every step."""
 
     @model_validator(mode="after")
     def _steps_go_with_milestones(self) -> ScheduleSettings:
