@@ -289,6 +289,29 @@ def test_a_variant_that_memory_does_not_suffice_for_is_listed_and_the_rest_goes_
     assert "se" in finished.report.read_text()
 
 
+def test_compiled_latency_is_measured_where_it_is_asked_for_and_a_failure_told(tmp_path, monkeypatch):
+    """PyTorch's compiler itself is at work in the tests of `saccade cost`; here it stands aside, or fails."""
+
+    def compiled(model):
+        if any(edit.attention == "eca" for edit in saccade.plan_of(model).edits):
+            raise RuntimeError("no compiler here")
+        return model
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    out, asked = tmp_path / "out", SMALL | {"attention": "none,se,eca", "compile": True}
+    with pytest.raises(UsageError, match="no compiler here"):
+        compare(**asked, out=out, on_setting=tell_notes)
+    costs = read_record(out).costs
+    assert costs["none"].latency_compiled_ms > 0
+    assert costs["se"].latency_compiled_ms > 0
+    assert costs["eca"].latency_compiled_ms is None
+    assert read_record(out).asked.command(out).count("--compile") == 1
+
+
+def tell_notes(setting):
+    raise UsageError("; ".join(setting.notes))
+
+
 def test_a_second_process_on_a_folder_is_told(tmp_path):
     told = pytest.raises(UsageError, match=r"`out` .* another process is at work on this comparison")
     with alone(tmp_path / "out", request()), told:

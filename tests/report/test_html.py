@@ -149,13 +149,34 @@ def test_missing_numbers_have_words():
 
 
 def test_the_table_of_costs_has_every_cost_and_its_ratio():
-    measured = {"state_bytes": 2**20, "latency_p95_ms": 1.5, "images_per_s": 400.0, "peak_memory_mib": 20.0}
-    dear = {"state_bytes": 3 * 2**20, "latency_p95_ms": 3.0, "images_per_s": 100.0, "peak_memory_mib": 50.0}
+    measured = {
+        "state_bytes": 2**20,
+        "latency_p95_ms": 1.5,
+        "latency_compiled_ms": 0.5,
+        "images_per_s": 400.0,
+        "peak_memory_mib": 20.0,
+    }
+    dear = {
+        "state_bytes": 3 * 2**20,
+        "latency_p95_ms": 3.0,
+        "latency_compiled_ms": 0.8,
+        "images_per_s": 100.0,
+        "peak_memory_mib": 50.0,
+    }
     given = results(variants=[variant("none", **measured), variant("se", "helps", **dear)])
     text = Page(report_html(given)).text
     start = text.index("What it costs")
     costs = text[start : text.index("The numbers drawn")]
-    for words in ("On disk, MiB", "3.0 ×3.00", "3.00 ×2.00", "100 ×0.25", "Peak memory, MiB", "50 ×2.50"):
+    for words in (
+        "On disk, MiB",
+        "3.0 ×3.00",
+        "3.00 ×2.00",
+        "Compiled, ms",
+        "0.80 ×1.60",
+        "100 ×0.25",
+        "Peak memory, MiB",
+        "50 ×2.50",
+    ):
         assert words in costs, words
 
 

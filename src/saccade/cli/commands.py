@@ -147,6 +147,7 @@ def compare(
     margin: Annotated[float, typer.Option(help="The smallest difference that matters, in points.")] = 0.5,
     control: Annotated[str, typer.Option(help="longer, wider: the baseline given the dearest variant's compute.")] = "",
     tune: Annotated[int, typer.Option(help="Learning rates and weight decays tried for each variant beforehand.")] = 0,
+    compile: Annotated[bool, typer.Option("--compile", help="Measure latency by torch.compile, too.")] = False,
     jobs: Annotated[
         int | None, typer.Option(help="Processes of one thread each; default and at most the cores.")
     ] = None,

@@ -39,7 +39,7 @@ def measure_costs(
     with threads(1):
         unable = {name: reason for name, model in models.items() if (reason := _failure(model, batch)) is not None}
         able = {name: model for name, model in models.items() if name not in unable}
-        costs = measure(able, batch, device="cpu", budget_s=BUDGET_S)
+        costs = measure(able, batch, device="cpu", compile=request.compile, budget_s=BUDGET_S)
     return {each.name: _measured(each, models[each.name], costs.get(each.name)) for each in variants}, unable
 
 
@@ -70,6 +70,8 @@ def _measured(variant: Variant, model: nn.Module, cost: Cost | None) -> Measured
         macs=cost.macs_per_image,
         latency_ms=cost.latency_one.p50,
         latency_p95_ms=cost.latency_one.p95,
+        latency_compiled_ms=None if cost.latency_one_compiled is None else cost.latency_one_compiled.p50,
+        compile_error=cost.compile_error,
         images_per_s=cost.throughput,
         train_step_ms=cost.train_step_ms,
         peak_memory_mib=cost.peak_memory_mib,

@@ -60,6 +60,8 @@ class Request(BaseModel):
     margin: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     tune: Annotated[int, Field(ge=0)] = 0
     """Trials of learning rate and weight decay for each variant, before the comparison."""
+    compile: bool = False
+    """Whether latency is also measured by torch.compile; no score depends on it."""
     settings: TrainSettings
 
     @property
@@ -91,6 +93,7 @@ class Request(BaseModel):
             "lr": optim.lr,
             "weight_decay": optim.weight_decay,
             **({"tune": self.tune} if self.tune else {}),
+            **({"compile": True} if self.compile else {}),
             "image_size": self.image_size,
             "margin": self.margin,
         }
@@ -137,6 +140,7 @@ def make_request(
     lr: float | None = None,
     control: str | Sequence[str] = (),
     tune: int = 0,
+    compile: bool = False,
 ) -> Request:
     """Check what a user asked for and complete it: the baseline is added where it is missing.
 
@@ -149,6 +153,7 @@ def make_request(
             "yours, path/to/file.py:function, since every trial builds its own"
         )
     check_bool("pretrained", pretrained)
+    check_bool("compile", compile)
     start = ("identity" if pretrained else "paper") if start is None else start
     lr = (0.01 if pretrained else 0.1) if lr is None else lr
     check_choice("start", start, ("paper", "identity"))
@@ -169,6 +174,7 @@ def make_request(
             seeds=_seeds(seeds),
             margin=margin,
             tune=tune,
+            compile=compile,
             settings=TrainSettings(
                 epochs=epochs,
                 batch_size=batch_size,

@@ -100,6 +100,7 @@ def compare(
     margin: float = 0.5,
     control: str | Sequence[str] = (),
     tune: int = 0,
+    compile: bool = False,
     jobs: int | None = None,
     out: str | Path = "saccade-compare",
     on_setting: Callable[[Setting], None] | None = None,
@@ -131,6 +132,7 @@ def compare(
             much compute), or both; each variant is then compared with these, too.
         tune: how many learning rates and weight decays to try for the baseline and for each variant, on the validation
             images, before the comparison.
+        compile: also measure the latency by ``torch.compile``, which takes up to a minute for each variant.
         jobs: processes, one thread each; by default, and at most, as many as there are cores.
         out: the folder of the comparison. Called again with the same arguments it skips trials that are done.
         on_setting, on_event: told of the setting once, and of every event of a trial.
@@ -145,7 +147,7 @@ def compare(
     request = make_request(
         model=model, data=data, attention=attention, at=at, start=start, pretrained=pretrained, seeds=seeds,
         epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, image_size=image_size, margin=margin,
-        control=control, tune=tune,
+        control=control, tune=tune, compile=compile,
     )  # fmt: skip
     if not isinstance(out, (str, Path)):
         raise UsageError(f"`out` (={out!r}) must be the path of a folder")
@@ -157,6 +159,11 @@ def compare(
         images = load_data(data, request.image_size)
         notes += [*images.notes, *_coarse_test(images, margin)]
         record = _begin(folder, request, images) if record is None else _continue(record, folder, images, notes)
+        notes += [
+            f"{name} cannot be compiled: {cost.compile_error}"
+            for name, cost in record.costs.items()
+            if cost.compile_error is not None
+        ]
         trials = _trials(record)
         done = {trial: score for trial in trials if (score := read_result(folder, trial)) is not None}
         if on_setting is not None:

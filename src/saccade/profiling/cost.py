@@ -185,9 +185,9 @@ def _compiled(
     # Variants of a host run the same code, of which PyTorch by default compiles 8 forms, and then no more, silently.
     with config.patch(recompile_limit=2**16, accumulated_recompile_limit=2**16):
         for name, model in models.items():
-            compiled = cast(nn.Module, torch.compile(model))
-            actions = forward(compiled, batch), forward(compiled, batch[:1])
             try:
+                compiled = cast(nn.Module, torch.compile(model))
+                actions = forward(compiled, batch), forward(compiled, batch[:1])
                 for action in actions:
                     action()
             except Exception as error:  # noqa: BLE001  a compiler may fail in any way

@@ -72,6 +72,9 @@ class Measured(Record):
     latency_ms: Finite | None = None
     """The median, of one image."""
     latency_p95_ms: Finite | None = None
+    latency_compiled_ms: Finite | None = None
+    """By torch.compile, where that was asked for; else, or where it failed, with the reason, null."""
+    compile_error: str | None = None
     images_per_s: Finite | None = None
     """Of a batch, in eval mode."""
     train_step_ms: Finite | None = None

@@ -86,6 +86,7 @@ COSTS: tuple[tuple[str, Callable[[VariantResult], float | None], Callable[[float
     ("MACs", lambda v: v.macs, numbers.count),
     ("Latency, ms", lambda v: v.latency_ms, numbers.milliseconds),
     ("Latency p95, ms", lambda v: v.latency_p95_ms, numbers.milliseconds),
+    ("Compiled, ms", lambda v: v.latency_compiled_ms, numbers.milliseconds),
     ("Images/s", lambda v: v.images_per_s, _per_second),
     ("Train step, ms", lambda v: v.train_step_ms, numbers.milliseconds),
     ("Peak memory, MiB", lambda v: v.peak_memory_mib, _mib),
