@@ -1,8 +1,8 @@
 """A recipe of a paper, as far as a machine gets with it, and how far that is from the paper.
 
 ``uv run python benchmarks/paper_recipe.py --data imagefolder:CIFAR100 --epochs 4`` trains ``cifar100-sem-resnet83`` in
-``--out`` (killed, it goes on with the same command) and writes benchmarks/results/paper_recipe.json. The schedule is the
-recipe's, over fewer epochs: its steps fall at the same shares of the training.
+``--out`` (killed, it goes on with the same command) and writes benchmarks/results/paper_recipe.json. The schedule is
+the recipe's, over fewer epochs: its steps fall at the same shares of the training.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def main() -> None:
         changed(recipe, given), asked.out, on_epoch=lambda epoch: print(epoch.as_dict(), file=sys.stderr, flush=True)
     )
     assert trained.evaluation is not None
+    assert trained.evaluation.top5 is not None
     with (asked.out / "metrics.csv").open(encoding="utf-8") as file:
         epochs = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     top1 = round(100 * trained.evaluation.top1, 2)

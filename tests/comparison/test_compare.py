@@ -154,6 +154,8 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_rest_is_told(tmp_path):
         [("se", 0), ("none", 0)],
     )
     assert all("TrialError: the training loss became nan" in trial["reason"] for trial in results["failed"])
+    texts = [(tmp_path / f"out/trials/{name}-0/error.txt").read_text() for name in ("none", "se")]
+    assert all(text.startswith("Traceback") and "the training loss became nan" in text for text in texts)
     assert [variant["scores"] for variant in results["variants"]] == [[None], [None]]
     assert results["variants"][1]["verdict"] == "too few runs"
     assert comparison.report.is_file()

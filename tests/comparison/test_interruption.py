@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def scores(out: Path) -> dict[str, list[float]]:
 
 def test_ctrl_c_saves_says_how_to_go_on_and_going_on_ends_the_same(started, finished):
     out, process = started
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "of 8 trials are saved. To go on: saccade compare --model" in stderr
@@ -113,6 +114,23 @@ def test_a_killed_worker_fails_its_trial_alone(started, finished):
     assert f"failed: {failed['name']}, seed {failed['seed']}: its process was ended" in stdout
     missing = {(name, seed) for name, row in scores(out).items() for seed, score in enumerate(row) if score is None}
     assert missing == {(failed["name"], failed["seed"])}
+    assert run(out).returncode == 0
+    assert scores(out) == scores(finished.folder)
+
+
+def test_where_the_process_that_starts_them_is_killed_it_says_how_to_go_on(started, finished):
+    out, process = started
+    (server,) = set(workers(out)) - set(forks(out))
+    os.kill(server, signal.SIGKILL)
+    for orphan in workers(out):  # what it started; left alone, they end their trials first
+        with suppress(ProcessLookupError):
+            os.kill(orphan, signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the process that starts the trials was ended by signal 9" in stderr
+    assert "run the same command again" in stderr
+    assert "Traceback" not in stderr
+    wait_for_no_workers(out)
     assert run(out).returncode == 0
     assert scores(out) == scores(finished.folder)
 

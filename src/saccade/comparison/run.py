@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -151,6 +152,8 @@ def compare(
     )  # fmt: skip
     if not isinstance(out, (str, Path)):
         raise UsageError(f"`out` (={out!r}) must be the path of a folder")
+    if not hasattr(os, "fork"):
+        raise UsageError("comparisons need a system whose processes can fork: Linux, for instance, or WSL on Windows")
     folder, notes = Path(out), []
     again = "" if jobs is None else f" --jobs {jobs}"
     jobs = _jobs(jobs, notes)

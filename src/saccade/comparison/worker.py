@@ -11,19 +11,19 @@ from __future__ import annotations
 import json
 import os
 import queue
+import select
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-NO_MORE_TASKS = 100  # a fork's exit status; 0 would be that of a library that ends the process
-
 
 class Slot(NamedTuple):
-    """The file descriptors of one process."""
+    """The file descriptors of one process at a time."""
 
     tasks: int
     events: int
@@ -44,39 +44,50 @@ def main(folder: str, data_file: str, slots: Sequence[Slot]) -> None:
     out = Path(folder)
     record = read_record(out)
     data = ImageData.load(Path(data_file))
+    Path(data_file).unlink()  # it stays while it is mapped, and a comparison that is killed would leave it behind
 
     def work(slot: Slot) -> None:
         events = os.fdopen(slot.events, "w", buffering=1)
 
         def tell(**event: Any) -> None:
-            events.write(json.dumps(event) + "\n")
+            events.write(json.dumps({"trial": asdict(trial), **event}) + "\n")
 
-        for task in follow(os.fdopen(slot.tasks)):
+        for task in tasks(os.fdopen(slot.tasks)):
             trial = Trial(**task)
             try:
                 score = run_trial(record, trial, data, out, lambda epoch: tell(event="epoch", **epoch.as_dict()))
             except Exception as error:  # noqa: BLE001 # a trial that fails, however, is reported and the rest goes on
+                # Before it is told: the comparison may then be at its end. On a full disk the reason is told alone.
+                with suppress(OSError, ValueError):
+                    write_text(trial_folder(out, trial) / ERROR, traceback.format_exc())
                 tell(event="failed", reason=f"{type(error).__name__}: {error}")
-                with suppress(OSError):  # where the disk is full, the reason has been told
-                    where = trial_folder(out, trial)
-                    write_text(where / ERROR, traceback.format_exc())
             else:
                 tell(event="finished", score=score)
 
-    keep(slots, work)
+    supervise(slots, work)
 
 
-def keep(slots: Sequence[Slot], work: Callable[[Slot], None]) -> None:
-    """Keep a fork at work for every slot, until the tasks of each have ended."""
+def supervise(slots: Sequence[Slot], work: Callable[[Slot], None]) -> None:
+    """Keep a fork at work for every slot until its tasks have ended."""
+    for slot in slots:
+        for descriptor in slot:  # what a trial starts, as by subprocess, must not hold them open
+            os.set_inheritable(descriptor, False)
     forks = {_fork(slot, slots, work): slot for slot in slots}
     while forks:
         pid, status = os.wait()
-        slot, code = forks.pop(pid), os.waitstatus_to_exitcode(status)
-        if code == NO_MORE_TASKS:
-            os.close(slot.events)
-        else:
-            os.write(slot.events, json.dumps({"event": "died", "status": code}).encode() + b"\n")
+        slot = forks.pop(pid, None)  # None: some library's own process
+        if slot is not None and not _ended(slot.tasks):
+            event = {"event": "died", "status": os.waitstatus_to_exitcode(status)}
+            # On a line of its own: the fork may have died within one.
+            os.write(slot.events, f"\n{json.dumps(event)}\n".encode())
             forks[_fork(slot, slots, work)] = slot
+
+
+def _ended(tasks: int) -> bool:
+    """Whether nobody can write tasks any more."""
+    waiting = select.poll()
+    waiting.register(tasks, 0)
+    return any(event & select.POLLHUP for _, event in waiting.poll(0))
 
 
 def _fork(slot: Slot, slots: Sequence[Slot], work: Callable[[Slot], None]) -> int:
@@ -86,27 +97,29 @@ def _fork(slot: Slot, slots: Sequence[Slot], work: Callable[[Slot], None]) -> in
     try:
         for other in set(slots) - {slot}:
             for descriptor in other:
-                with suppress(OSError):  # that of a slot whose tasks have ended is closed
-                    os.close(descriptor)
+                os.close(descriptor)
         # Whatever a library prints must not be read as an event.
         os.dup2(slot.log, 1)
         os.dup2(slot.log, 2)
         work(slot)
     except BaseException:  # noqa: BLE001 # a fork must not go on as the process that it was forked from
-        traceback.print_exc()
+        with suppress(OSError):
+            sys.stdout.flush()
+            traceback.print_exc()
     finally:
-        sys.stderr.flush()
         os._exit(1)
 
 
-def follow(lines: IO[str]) -> Iterator[dict[str, Any]]:
-    """Lines as they come, read by a thread of its own so that their end is noticed at once."""
+def tasks(lines: IO[str]) -> Iterator[dict[str, Any]]:
+    """Tasks as they come; when they end, the process ends, whatever it is at: a thread of its own reads them."""
     read: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def listen() -> None:
-        for line in lines:
-            read.put(line)
-        os._exit(NO_MORE_TASKS)
+        try:
+            for line in lines:
+                read.put(line)
+        finally:
+            os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
