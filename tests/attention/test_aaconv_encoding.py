@@ -85,6 +85,11 @@ def test_the_paper_has_four_rows_of_encodings() -> None:
     assert counts[3] - counts[0] == sum(20 * (2 * size - 1) * 2 for size in [14] * 10 + [7] * 3)
 
 
-def test_an_unknown_encoding_is_named() -> None:
-    with pytest.raises(UsageError, match=r"`encoding` \(='sine'\) must be one of 'none', 'sine2d', 'coordconv'"):
-        saccade.AAConv2d(8, 16, 3, encoding="sine")
+@pytest.mark.parametrize("encoding", ["sine", "relative"])
+def test_an_encoding_that_there_is_not_is_named_and_the_papers_are_told(encoding: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        saccade.AAConv2d(8, 16, 3, encoding=encoding)
+    told = str(raised.value)
+    assert told.startswith(f"`encoding` (={encoding!r}) must be one of 'none', 'sine2d', 'coordconv'")
+    assert "relative=False leaves out" in told
+    assert "relative=False with encoding='sine2d' or 'coordconv', and the default (relative)" in told

@@ -2,11 +2,15 @@
 
 import inspect
 import json
+import re
+import sys
 
 import pytest
 
 import saccade
 from saccade.cli import commands, main
+from saccade.nets.networks import NETWORKS
+from terminal import run_on_a_terminal
 
 
 def run(words: str, monkeypatch, capsys) -> str:
@@ -117,3 +121,25 @@ def test_sites_as_data(monkeypatch, capsys):
         "calls": 1, "in_size": [56, 56],
     }  # fmt: skip
     assert found["notes"] == ["Maps for an input of 3 x 224 x 224 (the default; give `example_input` for another)."]
+
+
+def test_networks_are_listed_with_the_origin_of_their_places(monkeypatch, capsys):
+    few = ("ge_wrn28_10", "residual_attention_92", "residual_attention_236")
+    monkeypatch.setattr("saccade.cli.networks.NETWORKS", {name: NETWORKS[name] for name in few})
+    lines = run("list --networks", monkeypatch, capsys).splitlines()
+    assert lines[0].split() == ["name", "params", "paper's", "params", "MACs", "paper's", "MACs", "host", "source"]
+    assert tuple(line.split()[0] for line in lines[1 : lines.index("")]) == few
+    assert lines[-1].startswith(
+        "residual_attention_92, residual_attention_236: a trunk of its own; widths chosen by us"
+    )
+    assert "the documentation's page on networks" in lines[-4]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+def test_networks_are_counted_before_the_eyes_of_a_terminal():
+    few = "{name: networks.NETWORKS[name] for name in ('residual_attention_92', 'stn_resnet20')}"
+    code = f"from saccade.cli import networks; networks.NETWORKS = {few}; networks.print_networks(as_json=True)"
+    status, text = run_on_a_terminal([sys.executable, "-c", code])
+    assert status == 0, text
+    assert re.search(r"counting .*100%", text)
+    assert json.loads(text[text.index("[\r\n  {") :])[0]["name"] == "residual_attention_92"

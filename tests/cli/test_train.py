@@ -116,18 +116,6 @@ def test_the_recipe_of_fine_tuning_trains_attention_and_the_new_head_first(tmp_p
     assert saved["saccade"]["statistics"][0] == pytest.approx([123.675, 116.28, 103.53])
 
 
-def test_a_dry_run_tells_what_a_training_would_be(tmp_path: Path, words: list[str], monkeypatch, capsys):
-    out, _ = run([*words, "--dry-run", "--set", "schedule.warmup=0.5"], monkeypatch, capsys)
-    lines = out.splitlines()
-    assert lines[0].startswith("saccade:cifar_resnet(depth=8")
-    assert "  se at 3 sites" in lines
-    assert any("24 images to train on, 2 classes" in line for line in lines)
-    assert "2 epochs of 3 batches of 8: 6 steps by sgd" in lines
-    assert "learning rate: 0.0333 from step 1, 0.1 from step 4, 0.025 from step 6" in lines
-    assert re.match(r"a step of 8 images takes \d+ ms on this (cpu|cuda): \d+ s in all", lines[-1])
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_names_of_classes_are_text(capsys):
     print_evaluation(Evaluation(3, 0.5, 0.5, None, 0.1, [("[red]", 2, 0.5), ("[/x]", 1, None)]))
     printed = capsys.readouterr().out

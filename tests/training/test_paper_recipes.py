@@ -45,6 +45,6 @@ def test_learning_rates_follow_the_papers() -> None:
     assert ends == [pytest.approx(0.016 * 0.97 ** (345 / 2.4))] * 2
     sem = read_recipe("cifar100-sem-resnet164")[0]
     assert [share * sem.epochs for share in sem.schedule.milestones] == [81, 122]
-    plain = read_recipe("cifar100-sem-resnet164-plain")[0]
+    plain = read_recipe("cifar100-sem-resnet164-unaugmented")[0]
     assert not any(value for value in plain.augment.model_dump().values() if value != "none")
     assert plain.model_copy(update={"augment": sem.augment}) == sem

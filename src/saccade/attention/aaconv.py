@@ -199,8 +199,9 @@ class AAConv2d(ConvLike):
         relative: learned embeddings of vertical and horizontal offsets, shared by all heads.
         encoding: what attention, and the filters not, is told of positions beside that, on the map where it works:
             ``"none"``; ``"sine2d"``, sinusoids of the row and the column added to the channels
-            (:class:`saccade.attention.sine2d.Sine2d`); ``"coordconv"``, two channels more, from -1 to 1. With
-            ``relative=False`` these are the other rows of the paper's table of position encodings.
+            (:class:`saccade.attention.sine2d.Sine2d`); ``"coordconv"``, two channels more, from -1 to 1. The rows of
+            the paper's table of position encodings are: none, ``relative=False``; 2d sine, ``relative=False,
+            encoding="sine2d"``; CoordConv, ``relative=False, encoding="coordconv"``; relative, the default.
         feature_size: the map (H or (H, W)) on which attention works, after stride and ``downsample``: it sets the size
             of the relative tables. Another size at run time reads them by interpolation.
         downsample: n > 1 attends on a map n times smaller, for large maps: average pooling of the input with stride n
@@ -247,7 +248,7 @@ class AAConv2d(ConvLike):
         check_bool("relative", relative)
         check_bool("bias", bias)
         check_choice("backend", backend, BACKENDS)
-        check_choice("encoding", encoding, ENCODINGS)
+        _check_encoding(encoding)
         check_divides("groups", groups, "in_channels", in_channels)
         heads, dk, dv = _resolve_depths(out_channels, heads, kappa, upsilon, min_key_dim, dk, dv)
         check_divides("groups", groups, "out_channels - dv", out_channels - dv)
@@ -300,6 +301,16 @@ class AAConv2d(ConvLike):
         check_map(x, self.in_channels, "aaconv")
         attended = self.attention(x)
         return attended if self.conv is None else torch.cat((self.conv(x), attended), dim=1)
+
+
+def _check_encoding(encoding: object) -> None:
+    try:
+        check_choice("encoding", encoding, ENCODINGS)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}, beside the relative tables, which relative=False leaves out; the paper's encodings are "
+            "relative=False (none), relative=False with encoding='sine2d' or 'coordconv', and the default (relative)"
+        ) from None
 
 
 def _resolve_depths(

@@ -206,13 +206,6 @@ def train(
     if augment is not None:
         check_choice("augment", augment, ("none",))
         changes.append("augment={'flip': False}")
-    if dry_run:
-        from saccade.cli.dry_run import print_dry_run
-        from saccade.recipes import read_recipe
-        from saccade.training.recipe import changed
-
-        print_dry_run(changed(read_recipe(recipe)[0], changes), data_dir=data_dir, skip_bad=skip_bad)
-        return
     machine = {
         "accelerator": accelerator,
         "devices": int(devices) if devices.isdigit() else devices,
@@ -222,6 +215,15 @@ def train(
         "workers": workers,
         "compile": compile,
     }
+    if dry_run:
+        from saccade.cli.dry_run import print_dry_run
+        from saccade.recipes import read_recipe
+        from saccade.training.fit import Machine
+        from saccade.training.recipe import changed
+
+        asked = changed(read_recipe(recipe)[0], changes)
+        print_dry_run(asked, machine=Machine(**machine), data_dir=data_dir, skip_bad=skip_bad)
+        return
     folder = out or Path("runs") / recipe
     loggers = [name for name in logger or ["tensorboard"] if name != "none"]
     try:

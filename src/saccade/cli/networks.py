@@ -6,6 +6,9 @@ import json
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import track
+from rich.text import Text
 
 import saccade
 from saccade.cli.tables import console, table
@@ -15,11 +18,15 @@ from saccade.profiling.macs import count_macs
 
 def print_networks(*, as_json: bool) -> None:
     """Every network of a paper with its parameters and MACs beside those that the paper gives."""
-    entries = [_entry(name) for name in NETWORKS]
+    terminal = Console(stderr=True)
+    names = track(  # building and counting all takes half a minute
+        NETWORKS, "counting", console=terminal, transient=True, disable=not terminal.is_terminal
+    )
+    entries = [_entry(name) for name in names]
     if as_json:
         print(json.dumps(entries, indent=2))
         return
-    columns = ("name", "params", "paper's", "MACs", "paper's ", "host", "source")
+    columns = ("name", "params", "paper's params", "MACs", "paper's MACs", "host", "source")
     rows = [
         [
             each["name"],
@@ -34,7 +41,14 @@ def print_networks(*, as_json: bool) -> None:
     ]
     out = console()
     out.print(table(columns, rows, left=("name", "host", "source")))
-    out.print("\nOf one image, 224 x 224 or 32 x 32; docs/networks.md tells why some differ.", highlight=False)
+    out.print(
+        "\nOf one image, 224 x 224 or 32 x 32; the documentation's page on networks tells why some differ.\n\n"
+        "Where the places come from, if not simply from the paper:",
+        highlight=False,
+    )
+    for position in dict.fromkeys(each["position"] for each in entries if each["position"]):
+        same = [each["name"] for each in entries if each["position"] == position]
+        out.print(Text(f"{', '.join(same)}: {position}"), soft_wrap=True)
 
 
 def _entry(name: str) -> dict[str, Any]:
