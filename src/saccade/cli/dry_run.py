@@ -17,7 +17,7 @@ from saccade.data import ImageData, Split, TrainBatches, load_data
 from saccade.profiling.macs import count_macs
 from saccade.profiling.timing import time_each
 from saccade.report.numbers import SPACE, count, plural
-from saccade.training.fit import Machine, _trainer
+from saccade.training.fit import Machine, make_trainer
 from saccade.training.optim import make_factor, make_optimiser
 from saccade.training.recipe import Recipe
 from saccade.training.run import build
@@ -40,7 +40,7 @@ def print_dry_run(recipe: Recipe, *, machine: Machine, data_dir: Path | None, sk
 
 def _lines(recipe: Recipe, machine: Machine, data_dir: Path | None, *, skip_bad: bool) -> Iterable[str]:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = _trainer(recipe, machine, None)
+    trainer = make_trainer(recipe, machine, None)
     unread = _unread(recipe)
     data = _as_published(recipe) if unread else load_data(recipe.data, recipe.image_size, data_dir, skip_bad=skip_bad)
     model = build(recipe, data, sync_batchnorm=machine.sync_batchnorm)

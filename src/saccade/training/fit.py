@@ -94,7 +94,7 @@ def fit(
     if machine.compile:
         model.compile()
     saver = None if folder is None else Saver(folder.path, folder.about | _numbers_of(machine), folder.save_every)
-    trainer = _trainer(settings, machine, saver)
+    trainer = make_trainer(settings, machine, saver)
     with warnings.catch_warnings(), ExitStack() as stack:
         resumed = None if saver is None else stack.enter_context(saver.claimed(trainer))
         stack.enter_context(_told(learner, trainer, saver))
@@ -148,7 +148,7 @@ def _told(learner: Learner, trainer: Trainer, saver: Saver | None) -> Iterator[N
         raise KeyboardInterrupt from None
 
 
-def _trainer(settings: TrainSettings, machine: Machine, saver: Saver | None) -> Trainer:
+def make_trainer(settings: TrainSettings, machine: Machine, saver: Saver | None) -> Trainer:
     # A run goes on from its last checkpoint alone; Lightning would look for one of Slurm's in the working folder.
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     try:
