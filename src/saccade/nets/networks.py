@@ -57,8 +57,8 @@ def _aa_resnet(depth: int, params: float, gflops: float, *, memory: bool = False
         params=params,
         macs=gflops / 2,
         source=f"{AA}, table 3{MEMORY if memory else ''}",
-        position="the last three stages are the paper's; which convolution, and 28 to 14, from memory"
-        " and by the count of parameters",
+        position="the last three stages are the paper's; which convolution, 28 to 14, and ResNet-34's"
+        " kappa = upsilon = 0.25, from memory and by the count of parameters",
     )
 
 
@@ -68,8 +68,8 @@ def _aa_ratio(ratio: float, params: float, gflops: float) -> Network:
 
 
 def _aa_mnasnet(host: str, params: float, gflops: float) -> Network:
-    """The expansions of the last 13 blocks, whose channels are at least 40; the first of their stages attends on a map
-    of half the side."""
+    """The expansions of the last 13 blocks, whose channels are at least 40; those of the first of their stages attend on
+    a map of half the side."""
     options = {"kappa": 0.1, "upsilon": 0.05, "heads": 4, "min_key_dim": 1}
     return Network(
         host,
@@ -80,7 +80,8 @@ def _aa_mnasnet(host: str, params: float, gflops: float) -> Network:
         params=params,
         macs=gflops / 2,
         source=f"{AA}, table 4{MEMORY}",
-        position="from memory and by the count of parameters",
+        position="from memory and by the count of parameters; blocks.3.0, at 28 x 28 too, is not halved, by the"
+        " paper's GFlops (from memory)",
     )
 
 
@@ -153,7 +154,10 @@ NETWORKS: dict[str, Network] = {
     "eca_resnet50": _eca(50, "3557", 24.37, 3.86),
     "eca_resnet101": _eca(101, "3357", 42.49, 7.35),
     "eca_resnet152": _eca(152, "3357", 57.41, 10.83),
-    "gala_resnet50": _residual(50, "gala(reduction=16)", 29.4, None, f"{AA}, table 2{MEMORY}"),
+    "gala_resnet50": Network(
+        "timm:resnet50", {"residual": "gala(reduction=16)"}, 224, 29.4, None, f"{AA}, table 2{MEMORY}",
+        position="chosen by us; r = 16 by the count of parameters (the paper's 4, from memory, gives 40.7 M)",
+    ),
     "triplet_resnet18": _residual(18, "triplet", 11.69, 1.825, "the authors' README"),
     "triplet_resnet50": _residual(50, "triplet", 25.56, 4.169, "the authors' README"),
     "gc_resnet50": Network(
@@ -162,9 +166,14 @@ NETWORKS: dict[str, Network] = {
     "sge_resnet50": _residual(50, "sge", 25.56, 4.127, "the authors' README"),
     "shuffle_resnet50": _residual(50, "shuffle", 25.56, None, "the authors' README"),
     "shuffle_resnet101": _residual(101, "shuffle", 44.55, None, "the authors' README"),
-    "simam_resnet50": _residual(50, "simam", 25.56, 4.11, "the authors' README"),
+    "simam_resnet50": Network(
+        "timm:resnet50", {"layer?.*.conv2": "simam"}, 224, 25.56, 4.11, "the authors' README",
+        position="the authors' code: after the 3 x 3 convolution, before its BatchNorm",
+    ),
     "coord_mobilenetv2_100": Network(
-        "timm:mobilenetv2_100", {"depthwise": "coord"}, 224, 3.95, 0.310, "the authors' README"
+        "timm:mobilenetv2_100", {"blocks.[123456].*.bn2": "coord"}, 224, 3.95, 0.310, "the authors' README",
+        position="the authors' code: after the depthwise convolution's BatchNorm and ReLU6, but in the first block,"
+        " which does not expand",
     ),
     "gam_resnet18": Network(
         "timm:resnet18", dict.fromkeys(STAGES, "gam(reduction=8)"), 224, 16.04, None, f"Liu et al., 2021{MEMORY}",
@@ -174,7 +183,8 @@ NETWORKS: dict[str, Network] = {
         "timm:resnet50",
         dict.fromkeys(("layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"), "nonlocal(subsample=True)"),
         source="Wang et al., CVPR 2018",
-        position="after every second block of res3 and res4, as the authors' code",
+        position="after every second block of res3 and res4, as the authors' code; half of the channels inside, from"
+        " memory",
     ),
     "bot_resnet50": Network(
         "timm:resnet50", {"layer4.*.conv2": "bot(heads=4)"}, 224, 20.8, None, f"Srinivas et al., CVPR 2021{MEMORY}"
@@ -186,7 +196,7 @@ NETWORKS: dict[str, Network] = {
     "residual_attention_92": _residual_attention(92, 1.9),
     "residual_attention_236": _residual_attention(236, 5.1),
     "stn_resnet20": Network(
-        "saccade:cifar_resnet(depth=20)", {"input": "stn"}, 32, position="before the network, as in the paper; the host"
-        " is ours"
+        "saccade:cifar_resnet(depth=20)", {"input": "stn"}, 32, position="before the network: from memory; the host is"
+        " ours"
     ),
 }  # fmt: skip
