@@ -68,8 +68,8 @@ def _aa_ratio(ratio: float, params: float, gflops: float) -> Network:
 
 
 def _aa_mnasnet(host: str, params: float, gflops: float) -> Network:
-    """The expansions of the last 13 blocks, whose channels are at least 40; those of the first of their stages attend on
-    a map of half the side."""
+    """The expansions of the last 13 blocks, whose channels are at least 40; those of the first of their stages attend
+    on a map of half the side."""
     options = {"kappa": 0.1, "upsilon": 0.05, "heads": 4, "min_key_dim": 1}
     return Network(
         host,

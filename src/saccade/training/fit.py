@@ -149,6 +149,7 @@ def _told(learner: Learner, trainer: Trainer, saver: Saver | None) -> Iterator[N
 
 
 def make_trainer(settings: TrainSettings, machine: Machine, saver: Saver | None) -> Trainer:
+    """Lightning's trainer for these settings on this machine; with a saver it keeps checkpoints."""
     # A run goes on from its last checkpoint alone; Lightning would look for one of Slurm's in the working folder.
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     try:
