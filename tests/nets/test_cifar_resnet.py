@@ -115,7 +115,7 @@ def test_convolutions_start_with_the_variance_that_keeps_the_signals_scale() -> 
         ({"widths": (16, 0, 64)}, r"`widths` \(=0\) must be an integer of at least 1"),
         ({"stem_stride": 0}, r"`stem_stride` \(=0\) must be an integer of at least 1"),
         ({"in_channels": 0}, r"`in_channels` \(=0\) must be an integer of at least 1"),
-        ({"num_classes": 0}, r"`num_classes` \(=0\) must be an integer of at least 1"),
+        ({"num_classes": -1}, r"`num_classes` \(=-1\) must be an integer of at least 0"),
     ],
     ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )

@@ -65,8 +65,9 @@ def print_cost(
     check_device(device)
     specs = _specs(attention)
     named = Host.parse(model)
-    host = named.build()
-    image: Tensor = Survey(host, None if image_size is None else example(image_size)).args[0]
+    given = None if image_size is None else example(image_size)
+    host = named.sized(None if given is None else given.shape[-1]).build()
+    image: Tensor = Survey(host, given).args[0]
     variants = [_variant(host, spec, at, start, image) for spec in specs]
     batch = torch.randn(batch_size, *image.shape[1:], generator=torch.Generator().manual_seed(0))
     with nullcontext() if thread_count is None else threads(thread_count):

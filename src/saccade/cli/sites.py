@@ -19,7 +19,8 @@ def print_sites(
     model: str, *, at: str | None, stages: str | None, max_positions: int | None, image_size: str | None, as_json: bool
 ) -> None:
     """The sites of a named model, all or those that ``at`` and the limits choose."""
-    survey = Survey(Host.parse(model).build(), None if image_size is None else example(image_size))
+    given = None if image_size is None else example(image_size)
+    survey = Survey(Host.parse(model).sized(None if given is None else given.shape[-1]).build(), given)
     if at is not None:
         places = split_places(at)
         chosen = select(survey, places, stages=stages, max_positions=max_positions)

@@ -93,5 +93,6 @@ def _macs(model: str, data: ImageData) -> int:
 
 def _counted(model: str, data: ImageData, device: str) -> int:
     with torch.random.fork_rng(devices=[]), torch.device(device):
-        host = build_model(model, in_channels=data.shape[0], num_classes=len(data.classes))
+        channels, side, _ = data.shape
+        host = build_model(model, in_channels=channels, num_classes=len(data.classes), image_size=side)
         return count_macs(host, torch.zeros(1, *data.shape))

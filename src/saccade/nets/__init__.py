@@ -6,10 +6,10 @@ from saccade.nets.cifar_resnet import Bottleneck as Bottleneck
 from saccade.nets.cifar_resnet import CifarResNet as CifarResNet
 from saccade.nets.create import create_model as create_model
 from saccade.nets.create import list_networks as list_networks
-from saccade.nets.create import register_networks as _register_networks
 from saccade.nets.files import load as load
 from saccade.nets.files import save as save
 from saccade.nets.hosts import Host as Host
+from saccade.nets.in_timm import register_networks as _register_networks
 from saccade.nets.residual_attention import ResidualAttentionNet as ResidualAttentionNet
 from saccade.nets.wide_resnet import WideResNet as WideResNet
 

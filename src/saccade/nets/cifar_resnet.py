@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from saccade._checks import check_choice, check_int
 from saccade.errors import UsageError
+from saccade.nets._classifier import Classifier, per_stage
 
 
 class BasicBlock(nn.Module):
@@ -57,7 +57,7 @@ class Bottleneck(nn.Module):
 BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(Classifier):
     """The ResNet family for small images (He et al., arXiv 1512.03385, section 4.2), after the activation.
 
     A 3 x 3 stem, three stages of equal depth at strides 1, 2, 2, global average pooling, a linear layer.
@@ -68,7 +68,7 @@ class CifarResNet(nn.Module):
         widths: of the three stages, 16, 32, 64 in the paper; a bottleneck stage gives four times as many channels.
         stem_stride: 1 in the paper; 2 makes every map four times smaller.
         in_channels: of the images.
-        num_classes: outputs.
+        num_classes: outputs; 0 for the pooled features.
 
     Shapes: (B, in_channels, H, W) -> (B, num_classes), any H, W.
 
@@ -91,18 +91,17 @@ class CifarResNet(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("block", block, BLOCKS)
-        for name, value in {"stem_stride": stem_stride, "in_channels": in_channels, "num_classes": num_classes}.items():
-            check_int(name, value)
+        check_int("stem_stride", stem_stride)
+        check_int("in_channels", in_channels)
         if not isinstance(widths, Sequence) or len(widths) != 3:
             raise UsageError(f"`widths` (={widths!r}) must be three integers, one per stage")
         for width in widths:
             check_int("widths", width)
-        # What builds this network again.
         self.config = {"depth": depth, "block": block, "widths": tuple(widths), "stem_stride": stem_stride,
-                       "in_channels": in_channels, "num_classes": num_classes}  # fmt: skip
+                       "in_channels": in_channels}  # fmt: skip
         self.block = make = BLOCKS[block]
-        blocks = _blocks_per_stage(depth, block)
-        self.pretrained_cfg = {"input_size": (in_channels, 32, 32)}
+        each = {"basic": 6, "bottleneck": 9}[block]
+        blocks = per_stage(depth, each, 2, f"{each}n + 2 with {block} blocks")
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, stem_stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU(inplace=True)
@@ -110,13 +109,7 @@ class CifarResNet(nn.Module):
         self.layer1 = _stage(make, blocks, widths[0], widths[0], stride=1)
         self.layer2 = _stage(make, blocks, grown[0], widths[1], stride=2)
         self.layer3 = _stage(make, blocks, grown[1], widths[2], stride=2)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(grown[2], num_classes)
-        self.feature_info = [
-            {"module": f"layer{number}", "num_chs": channels, "reduction": stem_stride * 2 ** (number - 1)}
-            for number, channels in enumerate(grown, 1)
-        ]
-        self._initialise()
+        self._finish(grown, in_channels, num_classes, stride=stem_stride)
 
     @property
     def default_conv(self) -> str:
@@ -124,15 +117,9 @@ class CifarResNet(nn.Module):
         paper does: the first 3 x 3 of each."""
         return f"layer[23].*.{'conv1' if self.block is BasicBlock else 'conv2'}"
 
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+        return self.layer3(self.layer2(self.layer1(x)))
 
 
 def _stage(
@@ -149,15 +136,3 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
         nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
         nn.BatchNorm2d(out_channels),
     )
-
-
-def _blocks_per_stage(depth: int, block: str) -> int:
-    check_int("depth", depth)
-    per_block = {"basic": 6, "bottleneck": 9}[block]
-    blocks = max(1, round((depth - 2) / per_block))
-    if depth != per_block * blocks + 2:
-        raise UsageError(
-            f"`depth` (={depth}) must be {per_block}n + 2 with {block} blocks; "
-            f"depth={per_block * blocks + 2} is nearest"
-        )
-    return blocks

@@ -65,6 +65,12 @@ class Host:
         name = self.name if self.library == "file" else f"{self.library}:{self.name}"
         return f"{name}({options})" if options else name
 
+    def sized(self, image_size: int | None) -> Host:
+        """A paper's network for images of that side, unless its options say one; any other host as it is."""
+        if image_size is None or self.library != "saccade" or self.name not in NETWORKS:
+            return self
+        return replace(self, options={"image_size": image_size} | self.options)
+
     def fingerprint(self) -> str | None:
         """Of the file that a host comes from; None where it comes from a library."""
         if self.library != "file":

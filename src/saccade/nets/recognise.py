@@ -39,14 +39,17 @@ def recognise(model: nn.Module) -> Host | None:
 
 def _candidates(host: nn.Module) -> Iterator[Host]:
     library, _, _ = type(host).__module__.partition(".")
-    if library == "timm":
+    ours = next((name for name, net in NETS.items() if type(host) is net or vars(host).get("made_by") == name), None)
+    if ours is not None:
+        yield _of_ours(ours, host)
+    elif library == "timm":
         yield from _of_timm(host)
     elif library == "torchvision":
         yield from _of_torchvision(host)
-    else:
-        for name, net in NETS.items():
-            if type(host) is net:
-                yield Host("saccade", name, dict(host.config))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _of_ours(name: str, host: Any) -> Host:
+    return Host("saccade", name, {**host.config, "num_classes": host.num_classes})
 
 
 def _of_timm(host: Any) -> Iterator[Host]:

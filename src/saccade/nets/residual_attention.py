@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from saccade._checks import check_int
 from saccade.attention.residual_mask import ResidualMask
-from saccade.errors import UsageError
+from saccade.nets._classifier import Classifier, per_stage
 
 POOLINGS = (3, 2, 1)  # of the masks, by stage
 
@@ -56,7 +55,7 @@ class AttentionModule(nn.Module):
         return self.after(self.mask.gate(x) * self.trunk(x))
 
 
-class ResidualAttentionNet(nn.Module):
+class ResidualAttentionNet(Classifier):
     """The Residual Attention Network for small images: Attention-56, -92, -128, -164, -236, -452.
 
     A 3 x 3 stem of 16 filters; three stages of 64, 128, 256 channels at strides 1, 2, 2, each of two residual units and
@@ -71,7 +70,7 @@ class ResidualAttentionNet(nn.Module):
     Args:
         depth: 36 m + 20: 56, 92, 128, ...
         in_channels: of the images.
-        num_classes: outputs.
+        num_classes: outputs; 0 for the pooled features.
 
     Shapes: (B, in_channels, H, W) -> (B, num_classes).
 
@@ -81,41 +80,21 @@ class ResidualAttentionNet(nn.Module):
 
     def __init__(self, depth: int = 92, *, in_channels: int = 3, num_classes: int = 100) -> None:
         super().__init__()
-        for name, value in {"in_channels": in_channels, "num_classes": num_classes}.items():
-            check_int(name, value)
-        modules = _modules_per_stage(depth)
-        # What builds this network again.
-        self.config = {"depth": depth, "in_channels": in_channels, "num_classes": num_classes}
-        self.pretrained_cfg = {"input_size": (in_channels, 32, 32)}
+        check_int("in_channels", in_channels)
+        modules = per_stage(depth, 36, 20, "36 m + 20")
+        self.config = {"depth": depth, "in_channels": in_channels}
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.layer1 = _stage(16, 64, 1, modules, POOLINGS[0])
         self.layer2 = _stage(64, 128, 2, modules, POOLINGS[1])
         self.layer3 = _stage(128, 256, 2, modules, POOLINGS[2])
         self.bn1 = nn.BatchNorm2d(256)
         self.relu = nn.ReLU()
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(256, num_classes)
-        self.feature_info = [
-            {"module": f"layer{number}", "num_chs": 32 * 2**number, "reduction": 2 ** (number - 1)}
-            for number in (1, 2, 3)
-        ]
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self._finish((64, 128, 256), in_channels, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        return self.fc(torch.flatten(self.avgpool(self.relu(self.bn1(x))), 1))
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn1(self.layer3(self.layer2(self.layer1(self.conv1(x))))))
 
 
 def _stage(in_channels: int, channels: int, stride: int, modules: int, poolings: int) -> nn.Sequential:
     units = (PreActivationBottleneck(in_channels, channels, stride), PreActivationBottleneck(channels, channels))
     return nn.Sequential(*units, *(AttentionModule(channels, poolings) for _ in range(modules)))
-
-
-def _modules_per_stage(depth: int) -> int:
-    check_int("depth", depth)
-    modules = max(1, round((depth - 20) / 36))
-    if depth != 36 * modules + 20:
-        raise UsageError(f"`depth` (={depth}) must be 36 m + 20; depth={36 * modules + 20} is nearest")
-    return modules

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade._checks import check_choice, check_int, check_number
-from saccade.errors import UsageError
+from saccade.nets._classifier import Classifier, per_stage
 
 SHORTCUTS = ("pool", "projection")
 
@@ -26,7 +25,8 @@ class Pool(nn.Module):
         self.after = out_channels - in_channels - self.before
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.avg_pool2d(x, self.stride) if self.stride > 1 else x
+        # A last row or column that is left over is a mean of its own, as the convolution beside has an output for it.
+        x = F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x
         return F.pad(x, (0, 0, 0, 0, self.before, self.after))
 
 
@@ -56,7 +56,7 @@ class PreActivationBlock(nn.Module):
         return self.conv2(out) + shortcut
 
 
-class WideResNet(nn.Module):
+class WideResNet(Classifier):
     """The Wide ResNet family for small images, activations before convolutions.
 
     A 3 x 3 stem of 16 filters, three stages of 16k, 32k, 64k channels at strides 1, 2, 2, BatchNorm, ReLU, global
@@ -70,9 +70,9 @@ class WideResNet(nn.Module):
             convolution of the authors' code (36.5 M).
         dropout: between the convolutions of a block.
         in_channels: of the images.
-        num_classes: outputs.
+        num_classes: outputs; 0 for the pooled features.
 
-    Shapes: (B, in_channels, H, W) -> (B, num_classes), H and W multiples of 4 with ``shortcut="pool"``.
+    Shapes: (B, in_channels, H, W) -> (B, num_classes), any H, W.
 
     Raises:
         UsageError: a depth that is no 6n + 4, with the nearest.
@@ -89,15 +89,13 @@ class WideResNet(nn.Module):
         num_classes: int = 100,
     ) -> None:
         super().__init__()
-        for name, value in {"widen": widen, "in_channels": in_channels, "num_classes": num_classes}.items():
-            check_int(name, value)
+        check_int("widen", widen)
+        check_int("in_channels", in_channels)
         check_choice("shortcut", shortcut, SHORTCUTS)
         check_number("dropout", dropout, low=0, high=0.99)
-        blocks = _blocks_per_stage(depth)
-        # What builds this network again.
+        blocks = per_stage(depth, 6, 4, "6n + 4")
         self.config = {"depth": depth, "widen": widen, "shortcut": shortcut, "dropout": dropout,
-                       "in_channels": in_channels, "num_classes": num_classes}  # fmt: skip
-        self.pretrained_cfg = {"input_size": (in_channels, 32, 32)}
+                       "in_channels": in_channels}  # fmt: skip
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         widths = [16, 16 * widen, 32 * widen, 64 * widen]
         given = {"dropout": dropout, "shortcut": shortcut}
@@ -106,24 +104,15 @@ class WideResNet(nn.Module):
         self.layer3 = _stage(widths[2], widths[3], blocks, 2, **given)
         self.bn1 = nn.BatchNorm2d(widths[3])
         self.relu = nn.ReLU()
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(widths[3], num_classes)
-        self.feature_info = [
-            {"module": f"layer{number}", "num_chs": widths[number], "reduction": 2 ** (number - 1)}
-            for number in (1, 2, 3)
-        ]
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self._finish(widths[1:], in_channels, num_classes)
 
     @property
     def default_conv(self) -> str:
         """The convolutions that attention augments by default: the first of each block, as in the AAConv paper."""
         return "layer?.*.conv1"
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        return self.fc(torch.flatten(self.avgpool(self.relu(self.bn1(x))), 1))
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn1(self.layer3(self.layer2(self.layer1(self.conv1(x))))))
 
 
 def _stage(in_channels: int, width: int, blocks: int, stride: int, **given: Any) -> nn.Sequential:
@@ -133,11 +122,3 @@ def _stage(in_channels: int, width: int, blocks: int, stride: int, **given: Any)
 
 def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-
-
-def _blocks_per_stage(depth: int) -> int:
-    check_int("depth", depth)
-    blocks = max(1, round((depth - 4) / 6))
-    if depth != 6 * blocks + 4:
-        raise UsageError(f"`depth` (={depth}) must be 6n + 4; depth={6 * blocks + 4} is nearest")
-    return blocks

@@ -14,7 +14,10 @@ def build_host(model: str, data: ImageData, seed: int, *, pretrained: bool = Fal
     """The host of a seed. It is built under that seed, and the generator is left at another one derived from it, under
     which attention is to be built: with whatever attention, the runs of a seed share the host's weights."""
     torch.manual_seed(derive_seed(seed, "host"))
-    host = build_model(model, in_channels=data.shape[0], num_classes=len(data.classes), pretrained=pretrained)
+    channels, side, _ = data.shape
+    host = build_model(
+        model, in_channels=channels, num_classes=len(data.classes), image_size=side, pretrained=pretrained
+    )
     torch.manual_seed(derive_seed(seed, "attention"))
     return host
 
