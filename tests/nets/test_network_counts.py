@@ -10,6 +10,7 @@ from torch import nn
 
 import saccade
 from nets.sizes import augmented, count, digits, millions, sized
+from saccade.attention.aaconv import SelfAttention2d
 from saccade.nets import CifarResNet, Host, ResidualAttentionNet, WideResNet
 from saccade.nets.networks import NETWORKS
 
@@ -206,3 +207,29 @@ def test_a_residual_attention_network_is_as_deep_as_its_name(depth: int, params:
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert sum("mask" not in name and "downsample" not in name for name in layers) == depth
     assert millions(model) == params
+
+
+def test_attention_of_each_stage_has_the_parameters_of_the_aaconv_papers_appendix() -> None:
+    """Its table of layers, by hand: queries, keys, values, the projection of the heads, and the relative tables."""
+    tables, none = (
+        [count(part) for part in sized("aa_resnet50", relative=given).modules() if isinstance(part, SelfAttention2d)]
+        for given in (True, False)
+    )
+    assert tables == [43_128] * 4 + [89_720] * 6 + [191_240] * 3
+    assert round(sum(tables) / 1e6, 3) == 1.285
+    assert none[-1] == 190_720
+
+
+@pytest.mark.parametrize(
+    ("reduction", "groups", "params"),
+    [(4, 1, 164.8), (4, 4, 62.5), (8, 1, 95.2), (8, 8, 35.5), (16, 1, 60.4), (16, 16, 28.4)],
+)
+def test_resnet50_with_gam_at_every_stage_is_as_large_as_by_hand(reduction: int, groups: int, params: float) -> None:
+    spec = f"gam(reduction={reduction}, groups={groups})"
+    model = augmented("resnet50", dict.fromkeys(("layer1", "layer2", "layer3", "layer4"), spec))
+    assert millions(model, 1) == params
+
+
+def test_triplet_attention_has_three_hundred_parameters_whatever_the_channels() -> None:
+    counts = [count(saccade.create_attention("triplet", channels)) for channels in (16, 256)]
+    assert counts == [300, 300]
