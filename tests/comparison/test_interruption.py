@@ -144,6 +144,39 @@ def test_a_killed_comparison_leaves_no_process_and_goes_on_to_the_same_end(start
     assert scores(out) == scores(finished.folder)
 
 
+UNSHARED = ("unshare", "--user", "--map-root-user", "--mount")
+CAN_MOUNT = (
+    shutil.which("unshare") and subprocess.run([*UNSHARED, "true"], capture_output=True, check=False).returncode == 0
+)
+
+
+@pytest.mark.skipif(not CAN_MOUNT, reason="mounts a small disk, which this system allows no ordinary user")
+def test_where_a_worker_fills_the_disk_its_trial_fails_and_with_room_it_goes_on(finished, tmp_path):
+    """A disk with room for the first trials and not for all."""
+    out, kept = tmp_path / "disk", tmp_path / "kept"
+    out.mkdir()
+    kept.mkdir()
+    room = sum(file.stat().st_size for file in (finished.folder / "trials").rglob("*")) // 2048
+    compared = shlex.join([*COMMAND, *arguments(out)])
+    script = f"""
+        mount -t tmpfs -o size={room}k tmpfs {out}
+        {compared} > {kept}/full.out 2> {kept}/full.err; echo $? > {kept}/full.status
+        mount -o remount,size=64m {out}
+        {compared} > {kept}/again.out 2> {kept}/again.err; echo $? > {kept}/again.status
+        cp {out}/results.json {kept}
+    """
+    subprocess.run([*UNSHARED, "sh", "-c", script], check=True, timeout=600)
+    full, again = (
+        {kind: (kept / f"{run}.{kind}").read_text() for kind in ("out", "err", "status")} for run in ("full", "again")
+    )
+    assert int(full["status"]) in (1, 2)
+    assert "failed: " in full["out"]
+    assert "Traceback" not in full["err"]
+    assert "No space left on device" in full["out"] + full["err"]
+    assert (int(again["status"]), "of them done before" in again["out"]) == (0, True), again["err"]
+    assert scores(kept) == scores(finished.folder)
+
+
 def test_a_full_disk_is_one_message_and_with_room_it_goes_on(finished, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished.folder, out)
