@@ -130,7 +130,7 @@ def test_eca_in_mobilenetv2_counts_in_units_of_two_to_the_twentieth() -> None:
 @pytest.mark.parametrize(
     ("width", "without", "with_tables", "printed", "equal"),
     [
-        (0.75, 0.097, 0.102, 0.11, 0.117),
+        (0.75, 0.097, 0.103, 0.11, 0.117),
         (1.0, 0.167, 0.174, 0.17, 0.202),
         (1.25, 0.265, 0.274, 0.27, 0.321),
         (1.4, 0.325, 0.335, 0.34, 0.393),
@@ -146,7 +146,7 @@ def test_attention_adds_to_mnasnet_what_is_derived(width, without, with_tables, 
         for options in ({"relative": False}, {}, {"relative": False, "upsilon": 0.1})
     )
     assert (round(bare, 3), round(full, 3), round(other, 3)) == (without, with_tables, equal)
-    assert (round(full, 2) == printed) == (width in (1.0, 1.25))
+    assert (round(full, 2) == printed) == (width != 0.75)
     assert abs(full - printed) < abs(other - printed) or width == 0.75
 
 
