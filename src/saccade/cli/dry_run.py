@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +16,7 @@ from saccade.data import ImageData, Split, TrainBatches, load_data
 from saccade.profiling.macs import count_macs
 from saccade.profiling.timing import time_each
 from saccade.report.numbers import SPACE, count, plural
-from saccade.training.fit import Machine, make_trainer
+from saccade.training.fit import Machine, Trainer, make_trainer
 from saccade.training.optim import make_factor, make_optimiser
 from saccade.training.recipe import Recipe
 from saccade.training.run import build
