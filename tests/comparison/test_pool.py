@@ -156,7 +156,7 @@ def test_processes_and_what_they_started_end_in_the_middle_of_a_trial(serve, asi
     ending = aside(worker, server)
     wait_for(begun.exists)
     server.__exit__()
-    with pytest.raises(TrialError):
+    with pytest.raises(TrialError, match="the process that starts the trials was ended by signal 9"):
         ending.result(timeout=30)
     wait_for(lambda: of_group(server) == [])
 

@@ -27,10 +27,10 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path: Path, precision: str)
 
     def stop(done: int, total: int) -> None:
         if done == 7:
-            raise StoppedError
+            raise StoppedError("after seven batches")
 
     train(asked, tmp_path / "whole", machine=machine)
-    with pytest.raises(StoppedError):
+    with pytest.raises(StoppedError, match="after seven batches"):
         train(asked, tmp_path / "out", machine=machine, save_every=1, on_batch=stop)
     train(asked, tmp_path / "out", machine=machine, save_every=1)
     whole, out = (read_checkpoint(tmp_path / name / "last.ckpt") for name in ("whole", "out"))
