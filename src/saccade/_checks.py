@@ -113,8 +113,8 @@ def check_device(device: torch.device | str) -> torch.device:
     try:
         where = torch.device(device)
         torch.empty(0, device=where)
-    # PyTorch asserts that it was built for a device; what it was built without is not implemented.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    # PyTorch asserts that it was built for a device, and imports what a device of another package (hpu) needs.
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(f"`device` (={str(device)!r}) cannot be used here: {reason}") from error
     if where.type == "meta":

@@ -14,6 +14,7 @@ from torch import nn
 
 import saccade
 from nets.saved import described
+from nets.sizes import sized
 from saccade.data import load_data
 from saccade.errors import UsageError
 from saccade.nets import CifarResNet, Host, ResidualAttentionNet, WideResNet, build_model
@@ -22,12 +23,6 @@ from saccade.recipes import read_recipe
 from saccade.training.recipe import changed
 from saccade.training.run import build
 from training.runs import image_folder
-
-
-def sized(name: str, **options: object) -> nn.Module:
-    """The network without numbers."""
-    with torch.device("meta"):
-        return saccade.create_model(name, **options)
 
 
 def python(code: str) -> str:

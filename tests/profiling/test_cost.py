@@ -135,6 +135,7 @@ def test_every_variant_is_compiled_however_many_share_their_code(monkeypatch):
         (nn.Linear(4, 4), torch.zeros(0, 4), {}, r"`example_input` must be a tensor with a batch of at least one"),
         (nn.Linear(4, 4), [1.0], {}, r"`example_input` must be a tensor"),
         (nn.Linear(4, 4), torch.zeros(1, 4), {"device": "gpu"}, r"`device` .='gpu'. cannot be used here"),
+        (nn.Linear(4, 4), torch.zeros(1, 4), {"device": "hpu"}, r"`device` .='hpu'. cannot be used here"),
         (nn.Linear(4, 4), torch.zeros(1, 4), {"device": "meta"}, r"`device` .='meta'. computes nothing"),
         (nn.Linear(4, 4).requires_grad_(False), torch.zeros(1, 4), {}, r"depends on no parameter that learns"),
     ],
