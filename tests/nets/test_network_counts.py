@@ -187,16 +187,6 @@ def test_the_shortcuts_of_a_wide_resnet_decide_its_count() -> None:
     assert [millions(augmented(projection, {place: "aaconv"}, 32)) for place in places] == [36.313, 36.206]
 
 
-def test_other_encodings_of_positions_are_options() -> None:
-    """Sinusoids have no parameters; coordinates are two channels more for queries, keys and values."""
-    none, sine, coordinates = (
-        count(sized("aa_resnet50", relative=False, encoding=name)) for name in ("none", "sine2d", "coordconv")
-    )
-    assert sine == none
-    # blocks of a stage, and the 160 dimensions of queries and of keys and those of values in each
-    assert coordinates - none == sum(blocks * 2 * (320 + dv) for blocks, dv in ((4, 8), (6, 24), (3, 48)))
-
-
 @pytest.mark.parametrize(
     ("depth", "params"), [(56, 1.027), (92, 1.811), (128, 2.595), (164, 3.379), (236, 4.947), (452, 9.651)]
 )
