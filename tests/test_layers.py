@@ -51,6 +51,7 @@ DOORS = {
     "optuna": Door(("comparison",)),
     "pytorch_lightning": Door(()),
     "ray": Door(("comparison",)),
+    "scipy": Door(("comparison",)),
     "rich": Door(("cli",), lazy=False),
     "timm": Door(("nets", "training")),
     "torchvision": Door(("data", "nets"), lazy=False),

@@ -289,16 +289,27 @@ def test_a_variant_that_memory_does_not_suffice_for_is_listed_and_the_rest_goes_
     assert "se" in finished.report.read_text()
 
 
-def test_compiled_latency_is_measured_where_it_is_asked_for_and_a_failure_told(tmp_path, monkeypatch):
+UNCOMPILED = """
+import saccade, torch
+from torch import nn
+
+def compiled(model):
+    if any(edit.attention == "eca" for edit in saccade.plan_of(model).edits):
+        raise RuntimeError("no compiler here")
+    return model
+
+torch.compile = compiled  # in the process that measures
+
+def plain(in_channels, num_classes):
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, num_classes))
+"""
+
+
+def test_compiled_latency_is_measured_where_it_is_asked_for_and_a_failure_told(tmp_path):
     """PyTorch's compiler itself is at work in the tests of `saccade cost`; here it stands aside, or fails."""
-
-    def compiled(model):
-        if any(edit.attention == "eca" for edit in saccade.plan_of(model).edits):
-            raise RuntimeError("no compiler here")
-        return model
-
-    monkeypatch.setattr(torch, "compile", compiled)
-    out, asked = tmp_path / "out", SMALL | {"attention": "none,se,eca", "compile": True}
+    (tmp_path / "host.py").write_text(UNCOMPILED)
+    out = tmp_path / "out"
+    asked = {"model": f"{tmp_path / 'host.py'}:plain", "attention": "none,se,eca", "at": "conv", "compile": True}
     with pytest.raises(UsageError, match="no compiler here"):
         compare(**asked, out=out, on_setting=tell_notes)
     costs = read_record(out).costs

@@ -1,6 +1,7 @@
 """Worker processes that die cost a trial, never the comparison."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import pytest
 
 from saccade.comparison import compare
 from saccade.comparison import worker as module
-from saccade.comparison.pool import Event, _Server, _Worker, run_trials
+from saccade.comparison.pool import Event, Pool, run_trial
+from saccade.comparison.processes import Server, Worker
 from saccade.comparison.trial import Trial
+from saccade.data import load_data
 from saccade.errors import TrialError, UsageError
 
 # The module alone, without the package around it: what is tested here needs none of that, and importing it is slow.
@@ -23,19 +26,18 @@ SERVER = """
 import json, os, runpy, signal, subprocess, sys, time
 module = runpy.run_path({module!r})
 
-def tell(slot, task, event, **detail):
-    os.write(slot.events, (json.dumps({{"trial": task, "event": event, **detail}}) + chr(10)).encode())
-
 def work(slot):
     for task in module["tasks"](os.fdopen(slot.tasks)):
+        seed = task["trial"]["seed"]
         {work}
-        tell(slot, task, "finished", score=task["seed"])
+        told = {{"id": task["id"], "event": "finished", "score": seed}}
+        os.write(slot.events, (json.dumps(told) + chr(10)).encode())
 
 {before}
 module["supervise"]([module["Slot"](*map(int, words.split(","))) for words in sys.argv[1:]], work)
 """
 KILLED = f"was ended by signal 9, {signal.strsignal(9)} (out of memory?)"
-Serve = Callable[..., tuple[list[_Worker], _Server]]
+Serve = Callable[..., tuple[list[Worker], Server]]
 
 
 @pytest.fixture
@@ -43,12 +45,12 @@ def serve() -> Iterator[Serve]:
     """Workers that do what a line of code does with a task, and finish it; with code that runs before they start."""
     with ExitStack() as stack:
 
-        def serve(work: str, *, before: str = "", count: int = 1) -> tuple[list[_Worker], _Server]:
-            workers = [_Worker() for _ in range(count)]
+        def serve(work: str, *, before: str = "", count: int = 1) -> tuple[list[Worker], Server]:
+            workers = [Worker() for _ in range(count)]
             for worker in workers:
                 stack.callback(worker.close)
             code = SERVER.format(module=module.__file__, work=work, before=before)
-            return workers, stack.enter_context(_Server(workers, [sys.executable, "-c", code]))
+            return workers, stack.enter_context(Server(workers, [sys.executable, "-c", code]))
 
         yield serve
 
@@ -61,8 +63,8 @@ def aside() -> Iterator[Callable[..., Future[Event]]]:
     pool.shutdown(wait=False)
 
 
-def outcome(worker: _Worker, server: _Server, seed: int = 0) -> Event:
-    *_, last = worker._run(Trial("se", seed), server)
+def outcome(worker: Worker, server: Server, seed: int = 0) -> Event:
+    *_, last = run_trial(Trial("se", seed), worker, server)
     return last
 
 
@@ -73,12 +75,12 @@ def wait_for(there: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def forks(server: _Server) -> list[int]:
+def forks(server: Server) -> list[int]:
     listed = [file.read_text() for file in Path(f"/proc/{server.process.pid}/task").glob("*/children")]
     return [int(pid) for pid in " ".join(listed).split()]
 
 
-def of_group(server: _Server) -> list[int]:
+def of_group(server: Server) -> list[int]:
     """The processes of its group that are alive."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -99,7 +101,7 @@ def of_group(server: _Server) -> list[int]:
         ("print('what it says', flush=True); os._exit(3)", "its process ended with status 3: what it says"),
         ("os._exit(0)", "its process ended with status 0"),
         ("os.kill(os.getpid(), 9)", f"its process {KILLED}"),
-        ("os.write(slot.events, b'{\"trial\":'); os._exit(0)", "its process ended with status 0"),
+        ("os.write(slot.events, b'{\"id\":'); os._exit(0)", "its process ended with status 0"),
     ],
 )
 def test_a_process_that_dies_fails_its_trial_with_the_reason(serve, work, reason):
@@ -109,7 +111,7 @@ def test_a_process_that_dies_fails_its_trial_with_the_reason(serve, work, reason
 
 
 def test_another_takes_its_place_and_is_not_blamed_for_what_it_wrote(serve):
-    (worker,), server = serve("task['seed'] == 0 and sys.exit('out of luck'); task['seed'] == 1 and os._exit(3)")
+    (worker,), server = serve("seed == 0 and sys.exit('out of luck'); seed == 1 and os._exit(3)")
     assert outcome(worker, server, 0).detail["reason"].endswith("out of luck")
     assert outcome(worker, server, 1).detail["reason"] == "its process ended with status 3"
     assert outcome(worker, server, 2).detail == {"score": 2}
@@ -165,7 +167,7 @@ def test_processes_end_in_the_middle_of_a_trial_when_nobody_is_there_to_tell_tas
     """As where the comparison was killed: the pipe's end is closed, and nothing else is done."""
     begun = tmp_path / "begun"
     (worker,), server = serve(f"open({str(begun)!r}, 'w'); time.sleep(3600)")
-    worker.tasks.write('{"seed": 0}\n')
+    worker.tasks.write('{"id": 1, "trial": {"seed": 0}}\n')
     wait_for(begun.exists)
     worker.tasks.close()
     assert server.process.wait(timeout=30) == 0
@@ -186,16 +188,17 @@ def test_no_descriptor_is_left_open(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
     before = len(list(Path("/proc/self/fd").iterdir()))
-    with pytest.raises(OSError, match="no more processes"):
-        list(run_trials([Trial("se", 0), Trial("se", 1)], tmp_path, tmp_path, 2))
+    with pytest.raises(OSError, match="no more processes"), Pool(tmp_path, load_data("sample"), 2) as pool:
+        list(pool.run([Trial("se", 0), Trial("se", 1)]))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_files_in_the_users_folder_are_not_imported(tmp_path, monkeypatch):
     (tmp_path / "queue.py").write_text("raise SystemExit('the wrong queue')")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TrialError, match=r"ended with status 1: .*comparison\.json"):
-        list(run_trials([Trial("se", 0)], tmp_path / "no comparison", tmp_path / "no images", 1))
+    with Pool(tmp_path / "none", load_data("sample"), 1) as pool:
+        *_, last = pool.run([Trial("se", 0)])
+    assert re.match(r"FileNotFoundError: .*comparison\.json", last.detail["reason"])
 
 
 def test_no_comparison_is_begun_where_processes_cannot_fork(tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ def _seeds(count: int | None) -> str:
 def _cost_row(variant: VariantResult) -> list[str]:
     return [
         variant.name,
-        f"{variant.params:,}",
+        "" if variant.params is None else f"{variant.params:,}",
         "" if variant.macs is None else f"{variant.macs / 1e6:.2f} M",
         _number(variant.latency_ms),
         _number(variant.train_step_ms),

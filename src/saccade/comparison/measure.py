@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from saccade._api import plan_of
 from saccade.comparison.request import Request, Variant
 from saccade.comparison.trial import build_variant
 from saccade.data import ImageData
+from saccade.errors import TrialError, UsageError
 from saccade.nets.places import usual_place
 from saccade.profiling.cost import Cost, forward, measure, train_step
 from saccade.profiling.timing import threads
@@ -20,26 +21,43 @@ BUDGET_S = 0.25  # seconds for each of a variant's times
 
 
 def measure_costs(
-    request: Request, data: ImageData, variants: Sequence[Variant], hosts: Mapping[str, str] | None = None
+    request: Request,
+    data: ImageData,
+    variants: Sequence[Variant],
+    hosts: Mapping[str, str],
+    on_next: Callable[[str], None] = lambda _name: None,
 ) -> tuple[dict[str, Measured], dict[str, str]]:
     """Build every variant once, which also finds what cannot work, and measure all in turns with one thread.
 
     ``hosts`` are those of variants with another than the request's. Where one cannot be run or trained, as when memory
-    does not suffice for it, the others are measured all the same.
+    does not suffice for it, the others are measured all the same. ``on_next`` is told which is built or run next, every
+    time: should the process die, that is the one.
 
     Returns:
         What each costs, and why some cannot be run.
+
+    Raises:
+        UsageError, DataError: a variant that cannot be built as it was asked for.
+        TrialError: the variant that ``on_next`` was told of last failed when others were there beside it.
     """
-    seed, hosts = request.seeds[0], hosts or {}
-    models = {each.name: build_variant(request, each, data, seed, hosts.get(each.name)) for each in variants}
-    for model in models.values():
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] # as in training
+    seed, models = request.seeds[0], dict[str, nn.Module]()
+    for each in variants:
+        on_next(each.name)
+        models[each.name] = build_variant(request, each, data, seed, hosts.get(each.name))
+        models[each.name].to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] # as in training
     batch = torch.randn(min(request.settings.batch_size, len(data.train)), *data.shape)
     batch = batch.contiguous(memory_format=torch.channels_last)
     with threads(1):
-        unable = {name: reason for name, model in models.items() if (reason := _failure(model, batch)) is not None}
+        unable: dict[str, str] = {}
+        for name, model in models.items():
+            on_next(name)
+            if (reason := _failure(model, batch)) is not None:
+                unable[name] = reason
         able = {name: model for name, model in models.items() if name not in unable}
-        costs = measure(able, batch, device="cpu", compile=request.compile, budget_s=BUDGET_S)
+        try:
+            costs = measure(able, batch, device="cpu", compile=request.compile, budget_s=BUDGET_S, on_next=on_next)
+        except UsageError as error:  # to whom only measures; here the call is no mistake
+            raise TrialError(str(error)) from error
     return {each.name: _measured(each, models[each.name], costs.get(each.name)) for each in variants}, unable
 
 

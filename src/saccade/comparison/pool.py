@@ -1,29 +1,28 @@
-"""Run trials in worker processes and tell what happens, in one stream of events."""
+"""Measure costs and run trials in worker processes: what happens comes back in one stream of events."""
 
 from __future__ import annotations
 
-import json
-import os
 import queue
-import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, Any, Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple, Self
 
+from saccade import errors
+from saccade.comparison.processes import Server, Worker
+from saccade.comparison.record import room
+from saccade.comparison.request import Request, Variant
 from saccade.comparison.trial import Trial
-from saccade.comparison.worker import Slot
+from saccade.comparison.worker import AT_WORK, IMAGES
+from saccade.data import ImageData
 from saccade.errors import TrialError
+from saccade.report.results import Measured
 
 Kind = Literal["started", "epoch", "finished", "failed"]
-
-ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-PATIENCE_S = 5.0  # for processes that have nothing more to do
+UNKNOWN = Measured(at=None, sites=[], params=None)
 
 
 @dataclass(frozen=True)
@@ -39,156 +38,122 @@ Waiting = queue.SimpleQueue[Trial | None]
 Events = queue.SimpleQueue[Event | BaseException | None]
 
 
-def run_trials(trials: Sequence[Trial], out: Path, data_file: Path, jobs: int) -> Generator[Event, None, None]:
-    """Run ``trials`` in ``jobs`` processes of one thread each, and yield events as they come.
+class _Processes(NamedTuple):
+    server: Server
+    measuring: Worker
+    training: list[Worker]
+    scratch: Path
 
-    A process that dies fails its trial, and another one takes its place. Leaving the iteration early, by an
-    interruption say, ends the processes.
 
-    Raises:
-        TrialError: the process ended of which they are forks: with it nothing can be run.
+class Pool:
+    """A process that measures, then ``jobs`` processes that run trials, of one thread each.
+
+    They are started when there is something to do, and end when the pool is left, whatever they are at.
     """
-    waiting: Waiting = queue.SimpleQueue()
-    events: Events = queue.SimpleQueue()
-    workers = [_Worker() for _ in range(min(jobs, len(trials)))]
-    for trial in trials:
-        waiting.put(trial)
-    # -P: a file in the user's folder, a random.py say, must not be imported in a library's place.
-    command = [sys.executable, "-P", "-m", "saccade.comparison.worker", str(out), str(data_file)]
-    try:
-        with _Server(workers, command) as server:
-            for worker in workers:
-                waiting.put(None)
-                worker.start(waiting, events, server)
-            ended = 0
-            while ended < len(workers):
-                event = events.get()
-                if event is None:
-                    ended += 1
-                elif isinstance(event, BaseException):
-                    raise event
-                else:
-                    yield event
-            server.wait()
-    finally:
-        for worker in workers:
-            worker.close()
 
+    def __init__(self, out: Path, images: ImageData, jobs: int) -> None:
+        self.out, self.images, self.jobs = out, images, jobs
+        self.stack = ExitStack()
+        self.started: _Processes | None = None
 
-class _Server:
-    """The process whose forks the workers are, so that importing and reading happen once: see the module ``worker``."""
-
-    def __init__(self, workers: Sequence[_Worker], command: Sequence[str]) -> None:
-        slots = [worker.slot for worker in workers]
-        self.log = TemporaryFile("w+", errors="replace")  # noqa: SIM115 # lives as long as the server
-        try:
-            self.process = subprocess.Popen(
-                [*command, *(",".join(map(str, slot)) for slot in slots)],
-                stdin=subprocess.DEVNULL,
-                stdout=self.log,
-                stderr=self.log,
-                env=os.environ | dict.fromkeys(ONE_THREAD, "1"),
-                pass_fds=[descriptor for slot in slots for descriptor in slot],
-                # A group of its own: Ctrl-C in the terminal is for the comparison, which ends the group itself.
-                start_new_session=True,
-            )
-        except BaseException:
-            self.log.close()
-            raise
-        finally:
-            for slot in slots:  # their ends of the pipes are theirs alone, or none would be seen to end
-                os.close(slot.tasks)
-                os.close(slot.events)
-
-    def __enter__(self) -> _Server:
+    def __enter__(self) -> Self:
         return self
 
-    def wait(self) -> None:
-        """Let it end by itself once there are no more tasks; it clears up after its forks."""
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=PATIENCE_S)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.started is not None:
+            for worker in (self.started.measuring, *self.started.training):
+                worker.dismiss()
+            self.started.server.wait()
+        self.stack.close()
 
-    def __exit__(self, *_: object) -> None:
-        """End whatever is left of its group; as files are written whole or not at all, that is safe at any time."""
-        with suppress(ProcessLookupError, PermissionError):  # none is left, or none that is not already dead
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.log.close()
+    def _start(self) -> _Processes:
+        if self.started is None:
+            scratch = Path(self.stack.enter_context(TemporaryDirectory(prefix="saccade-")))
+            with room(scratch):
+                self.images.save(scratch / IMAGES)
+            workers = [Worker() for _ in range(1 + self.jobs)]
+            for worker in workers:
+                self.stack.callback(worker.close)
+            # -P: a file in the user's folder, a random.py say, must not be imported in a library's place.
+            command = [sys.executable, "-P", "-m", "saccade.comparison.worker", str(self.out), str(scratch)]
+            server = self.stack.enter_context(Server(workers, command))
+            self.started = _Processes(server, workers[0], workers[1:], scratch)
+        return self.started
+
+    def measure(
+        self, request: Request, variants: Sequence[Variant], hosts: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Measured], dict[str, str]]:
+        """What each variant costs, and why some cannot be run: see :func:`measure_costs`, which a process of its own
+        calls. A variant that makes that process die cannot be run, and the rest is measured without it.
+
+        Raises:
+            UsageError, DataError: a variant that cannot be built as it was asked for.
+            TrialError: the process died that was not at work on any variant.
+        """
+        costs: dict[str, Measured] = {}
+        unable: dict[str, str] = {}
+        while able := [each for each in variants if each.name not in unable]:
+            server, measuring, _, scratch = self._start()
+            (scratch / AT_WORK).write_bytes(b"")
+            names = [each.name for each in able]
+            task = {"request": request.model_dump(mode="json"), "variants": names, "hosts": dict(hosts or {})}
+            told = next(measuring.ask(task, server))
+            if told["event"] == "refused":
+                raise getattr(errors, told["error"])(told["message"])
+            if told["event"] == "measured":
+                costs = {name: Measured.model_validate(cost) for name, cost in told["costs"].items()}
+                unable |= told["unable"]
+                break
+            number = (scratch / AT_WORK).read_bytes()
+            if not number:
+                raise TrialError(f"costs cannot be measured: {told['reason']}; run the same command again")
+            unable[names[int(number)]] = told["reason"]
+        return {each.name: costs.get(each.name, UNKNOWN) for each in variants}, unable
+
+    def run(self, trials: Sequence[Trial]) -> Iterator[Event]:
+        """Run trials and yield events as they come. A process that dies fails its trial, and another takes its place.
+
+        Raises:
+            TrialError: the process ended of which they are forks: with it nothing can be run.
+        """
+        if not trials:
+            return
+        server, measuring, training, _ = self._start()
+        measuring.dismiss()
+        waiting: Waiting = queue.SimpleQueue()
+        events: Events = queue.SimpleQueue()
+        for trial in trials:
+            waiting.put(trial)
+        for worker in training:
+            waiting.put(None)
+            worker.start(lambda worker=worker: _serve(worker, server, waiting, events))
+        ended = 0
+        while ended < len(training):
+            event = events.get()
+            if event is None:
+                ended += 1
+            elif isinstance(event, BaseException):
+                raise event
+            else:
+                yield event
 
 
-class _Worker:
-    """A place for one process at a time, as seen from here: what it is told, what it tells, what it prints."""
-
-    def __init__(self) -> None:
-        their_tasks, tasks = os.pipe()
-        events, their_events = os.pipe()
-        self.tasks, self.events = os.fdopen(tasks, "w", buffering=1), os.fdopen(events)
-        self.log = TemporaryFile("w+", errors="replace")  # noqa: SIM115 # lives as long as the worker
-        self.slot = Slot(their_tasks, their_events, self.log.fileno())
-        self.thread = threading.Thread()
-
-    def start(self, waiting: Waiting, events: Events, server: _Server) -> None:
-        """Hand on tasks from a thread of its own, until there is none left."""
-        self.thread = threading.Thread(target=self._serve, args=(waiting, events, server), daemon=True)
-        self.thread.start()
-
-    def close(self) -> None:
-        """Clear up once the processes have ended."""
-        if self.thread.is_alive():  # an interruption may come before it was started
-            self.thread.join()
-        with suppress(BrokenPipeError):  # closing writes what a process that has ended never read
-            self.tasks.close()
-        self.events.close()
-        self.log.close()
-
-    def _serve(self, waiting: Waiting, events: Events, server: _Server) -> None:
-        try:
-            while (trial := waiting.get()) is not None:
-                for event in self._run(trial, server):
-                    events.put(event)
-            self.tasks.close()
-        except BaseException as error:  # noqa: BLE001 # carried to the thread that reads the events
-            events.put(error)
-        events.put(None)
-
-    def _run(self, trial: Trial, server: _Server) -> Iterator[Event]:
-        yield Event("started", trial)
-        with suppress(BrokenPipeError):  # where the processes have ended their events end, too, which is told below
-            self.tasks.write(json.dumps(asdict(trial)) + "\n")
-        for line in self.events:
-            detail = _read(line)
-            kind = detail.pop("event", None)
-            if kind == "died":
-                reason = _ending(detail["status"], self.log)
-                # The next process writes to the same file, and must not be blamed for what this one wrote.
-                self.log.seek(0)
-                self.log.truncate()
-                yield Event("failed", trial, {"reason": f"its process {reason}"})
-                return
-            # One that died before it read its task leaves that to the next process, long after it was given up.
-            if detail.pop("trial", None) == asdict(trial):
-                yield Event(kind, trial, detail)
-                if kind != "epoch":
-                    return
-        ending = _ending(server.process.wait(), server.log)
-        raise TrialError(
-            f"the process that starts the trials {ending}; trials that are done are saved: run the same command again"
-        )
-
-
-def _read(line: str) -> dict[str, Any]:
-    """An event; an empty one of a line that a process did not live to end."""
+def _serve(worker: Worker, server: Server, waiting: Waiting, events: Events) -> None:
+    """Hand on trials until there is none left."""
     try:
-        return json.loads(line)
-    except ValueError:
-        return {}
+        while (trial := waiting.get()) is not None:
+            for event in run_trial(trial, worker, server):
+                events.put(event)
+    except BaseException as error:  # noqa: BLE001 # carried to the thread that reads the events
+        events.put(error)
+    events.put(None)
 
 
-def _ending(status: int, log: IO[str]) -> str:
-    """How a process ended that had no reason to."""
-    if status < 0:
-        hint = " (out of memory?)" if status == -signal.SIGKILL else ""
-        return f"was ended by signal {-status}, {signal.strsignal(-status)}{hint}"
-    log.seek(0)
-    last = (log.read().strip().splitlines() or [""])[-1]
-    return f"ended with status {status}" + (f": {last}" if last else "")
+def run_trial(trial: Trial, worker: Worker, server: Server) -> Iterator[Event]:
+    """The events of a trial at one worker."""
+    yield Event("started", trial)
+    for told in worker.ask({"trial": asdict(trial)}, server):
+        kind = told.pop("event")
+        yield Event(kind, trial, told)
+        if kind != "epoch":
+            return

@@ -13,6 +13,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 
 from saccade._checks import first_error
 from saccade._files import is_temporary, write_text
@@ -121,6 +122,22 @@ def write_record(record: Record, out: Path) -> None:
     """Write what is known of a comparison into its folder."""
     write_text(out / REQUEST, json.dumps(record.asked.words, indent=2) + "\n")
     write_text(out / FILE, record.model_dump_json(indent=2, by_alias=True) + "\n")
+
+
+@contextmanager
+def room(folder: Path) -> Iterator[None]:
+    """While something is written into a folder, its disk may be full.
+
+    Raises:
+        DataError: it is, or the folder cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{folder} cannot be written: {error}; trials that are done are saved. Make room and run the same command "
+            "again (TMPDIR says where temporary files go)"
+        ) from error
 
 
 @contextmanager

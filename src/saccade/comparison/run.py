@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-
-import torch
-from safetensors import SafetensorError
 
 from saccade._checks import check_int
 from saccade.comparison.control import settle
-from saccade.comparison.measure import measure_costs
-from saccade.comparison.pool import Event, run_trials
-from saccade.comparison.record import Record, Tuned, alone, environment, find_record, usable_cores, write_record
+from saccade.comparison.pool import Event, Pool
+from saccade.comparison.record import Record, Tuned, alone, environment, find_record, room, usable_cores, write_record
 from saccade.comparison.request import DEFAULT_ATTENTION, DEFAULT_MODEL, Request, make_request
 from saccade.comparison.summarise import summarise
 from saccade.comparison.trial import Trial, candidates, read_result
 from saccade.data import ImageData, load_data
-from saccade.errors import DataError, UsageError
+from saccade.errors import UsageError
 from saccade.nets import Host
 from saccade.report.answer import answer
 from saccade.report.html import write_report
@@ -157,11 +152,13 @@ def compare(
     folder, notes = Path(out), []
     again = "" if jobs is None else f" --jobs {jobs}"
     jobs = _jobs(jobs, notes)
-    with alone(folder, request):
+    with alone(folder, request), ExitStack() as stack:
         record = find_record(folder, request)
         images = load_data(data, request.image_size)
         notes += [*images.notes, *_coarse_test(images, margin)]
-        record = _begin(folder, request, images) if record is None else _continue(record, folder, images, notes)
+        most = len(request.trained) * max(len(request.seeds), request.tune)
+        pool = stack.enter_context(Pool(folder, images, min(jobs, most)))
+        record = _begin(folder, request, images, pool) if record is None else _continue(record, folder, images, notes)
         notes += [
             f"{name} cannot be compiled: {cost.compile_error}"
             for name, cost in record.costs.items()
@@ -172,13 +169,13 @@ def compare(
         if on_setting is not None:
             on_setting(Setting(record, request.command(folder) + again, trials, done, min(jobs, len(trials)), notes))
         if request.tune and not record.tuned:
-            record = _tune(record, folder, images, jobs, on_event)
+            record = _tune(record, folder, pool, on_event)
         waiting = [trial for trial in trials if trial not in done and trial.candidate is None]
-        reasons = _run(waiting, folder, images, jobs, on_event)
+        reasons = _run(pool, waiting, on_event)
         reasons |= {Trial(name, seed): why for name, why in record.unable.items() for seed in request.seeds}
         failed = [FailedTrial(name=each.variant, seed=each.seed, reason=why) for each, why in reasons.items()]
         results = summarise(record, images, folder, failed, notes)
-        with _room(folder):
+        with room(folder):
             write_results(results, folder)
             write_report(folder)
     return Comparison(folder, results)
@@ -214,20 +211,18 @@ def _coarse_test(images: ImageData, margin: float) -> list[str]:
     return [note] if step > margin else []
 
 
-def _begin(folder: Path, request: Request, images: ImageData) -> Record:
-    with torch.random.fork_rng(devices=[]):
-        costs, unable = measure_costs(request, images, request.variants)
-        baseline = request.variants[0].name
-        if baseline in unable:
-            raise UsageError(f"{request.model} cannot be trained on images of {images.shape}: {unable[baseline]}")
-        controls = settle(request, images, costs)
-        # The longer control is the baseline itself; the wider one is another network.
-        costs |= dict.fromkeys(controls, costs[baseline])
-        hosts = {name: each.model for name, each in controls.items() if each.model != request.model}
-        others = [control for control in request.controls if control.name in hosts]
-        if others:
-            wider, failures = measure_costs(request, images, others, hosts)
-            costs, unable = costs | wider, unable | failures
+def _begin(folder: Path, request: Request, images: ImageData, pool: Pool) -> Record:
+    costs, unable = pool.measure(request, request.variants)
+    baseline = request.variants[0].name
+    if baseline in unable:
+        raise UsageError(f"{request.model} cannot be trained on images of {images.shape}: {unable[baseline]}")
+    controls = settle(request, images, costs)
+    # The longer control is the baseline itself; the wider one is another network.
+    costs |= dict.fromkeys(controls, costs[baseline])
+    hosts = {name: each.model for name, each in controls.items() if each.model != request.model}
+    others = [control for control in request.controls if control.name in hosts]
+    wider, failures = pool.measure(request, others, hosts)
+    costs, unable = costs | wider, unable | failures
     record = Record(
         schema="saccade.comparison/1",
         asked=request,
@@ -239,7 +234,7 @@ def _begin(folder: Path, request: Request, images: ImageData) -> Record:
         unable=unable,
         controls=controls,
     )
-    with _room(folder):
+    with room(folder):
         write_record(record, folder)
     return record
 
@@ -262,25 +257,12 @@ def _continue(record: Record, folder: Path, images: ImageData, notes: list[str])
     return record
 
 
-@contextmanager
-def _room(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise DataError(
-            f"{folder} cannot be written: {error}; trials that are done are saved. Make room and run the same command "
-            "again (TMPDIR says where temporary files go)"
-        ) from error
-
-
-def _tune(
-    record: Record, folder: Path, images: ImageData, jobs: int, on_event: Callable[[Event], None] | None
-) -> Record:
+def _tune(record: Record, folder: Path, pool: Pool, on_event: Callable[[Event], None] | None) -> Record:
     """Try every candidate with every variant, and keep the best of each on the validation images."""
     request = record.asked
     trials = [trial for trial in _trials(record) if trial.candidate is not None]
     waiting = [trial for trial in trials if read_result(folder, trial) is None]
-    failed = _run(waiting, folder, images, jobs, on_event)
+    failed = _run(pool, waiting, on_event)
     tried, tuned = candidates(request), {}
     for variant in request.variants:
         mine = [trial for trial in trials if trial.variant == variant.name]
@@ -292,27 +274,17 @@ def _tune(
         reasons = [failed[trial] for trial in mine if trial in failed]
         tuned[variant.name] = Tuned(lr=optim.lr, weight_decay=optim.weight_decay, val_accuracy=score, failed=reasons)
     record = record.model_copy(update={"tuned": tuned})
-    with _room(folder):
+    with room(folder):
         write_record(record, folder)
     return record
 
 
-def _run(
-    trials: list[Trial], folder: Path, images: ImageData, jobs: int, on_event: Callable[[Event], None] | None
-) -> dict[Trial, str]:
+def _run(pool: Pool, trials: list[Trial], on_event: Callable[[Event], None] | None) -> dict[Trial, str]:
     """Run what is to be run; gives why each that failed did."""
     failed: dict[Trial, str] = {}
-    if not trials:
-        return failed
-    with TemporaryDirectory(prefix="saccade-") as scratch:
-        data_file = Path(scratch) / "images.safetensors"
-        with _room(Path(scratch)):
-            images.save(data_file)
-        # Closed at once when something interrupts, so that no process trains on.
-        with closing(run_trials(trials, folder, data_file, jobs)) as events:
-            for event in events:
-                if event.kind == "failed":
-                    failed[event.trial] = event.detail["reason"]
-                if on_event is not None:
-                    on_event(event)
+    for event in pool.run(trials):
+        if event.kind == "failed":
+            failed[event.trial] = event.detail["reason"]
+        if on_event is not None:
+            on_event(event)
     return failed

@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from saccade.report.results import HELPS, HURTS, NO_DIFFERENCE, TOO_FEW, Difference, ImageChange
 
@@ -32,6 +31,8 @@ def paired_difference(
     Interval and p hold at once for as many differences as there are ``variants``. With one seed, or where all
     differences are equal, there is no variance to judge by: interval and p are None.
     """
+    from scipy import stats
+
     pairs = _pairs(scores, baseline)
     if not pairs:
         return None
@@ -70,6 +71,8 @@ def seeds_to_decide(
     An estimate from few runs, and as uncertain as they are. None where no number up to 1,000 would do, or where there
     is no spread to extrapolate.
     """
+    from scipy import stats
+
     pairs = _pairs(scores, baseline)
     differences = np.array([ours - theirs for ours, theirs in pairs])
     if _has_no_spread(differences):

@@ -71,7 +71,9 @@ def trial_folder(out: Path, trial: Trial) -> Path:
     return out / "tuning" / f"{plain}-{trial.candidate}"
 
 
-def run_trial(record: Record, trial: Trial, data: ImageData, out: Path, on_epoch: Callable[[Any], None]) -> float:
+def run_trial(
+    record: Record, trial: Trial, data: ImageData, out: Path, on_epoch: Callable[[dict[str, Any]], None]
+) -> float:
     """Train, write the checkpoint, read it back and score it on the test images. The result is written last.
 
     A try of the tuning leaves no checkpoint, and its score is that of the last epoch on the validation images.
@@ -92,7 +94,7 @@ def run_trial(record: Record, trial: Trial, data: ImageData, out: Path, on_epoch
     def note(epoch: Epoch) -> None:
         epochs.append(epoch.as_dict())
         write_text(folder / METRICS, "".join(json.dumps(entry) + "\n" for entry in epochs))
-        on_epoch(epoch)
+        on_epoch(epochs[-1])
 
     fit(model, data, settings, seed, note, machine=Machine(accelerator="cpu"))
     if trial.candidate is None:

@@ -1,9 +1,10 @@
-"""Processes that run trials, one after another, with one thread each.
+"""Processes of a comparison: one that measures what its variants cost, then some that run its trials.
 
-``python -m saccade.comparison.worker FOLDER DATA SLOT...`` imports and reads what all of them need, once, and keeps a
-fork of itself at work for every slot: three file descriptors, ``TASKS,EVENTS,LOG``. A fork reads one trial per line
-from TASKS and writes what happens, one JSON object per line, to EVENTS; what libraries print goes to LOG. It ends when
-TASKS ends, also in the middle of a trial: no trial outlives its comparison. A fork that dies is told of, and replaced.
+``python -m saccade.comparison.worker OUT SCRATCH SLOT...`` imports and reads what all of them need, once, and keeps a
+fork of itself at work for every slot: three file descriptors, ``TASKS,EVENTS,LOG``. The fork of the first slot
+measures; those of the others begin when its tasks have ended. A fork reads one task per line from TASKS and writes what
+happens, one JSON object per line, to EVENTS; what libraries print goes to LOG. It ends when TASKS ends, also in the
+middle of a task: none outlives its comparison. A fork that dies is told of, and replaced.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from saccade.data import ImageData
 
 
 class Slot(NamedTuple):
@@ -30,49 +34,93 @@ class Slot(NamedTuple):
     log: int
 
 
-def main(folder: str, data_file: str, slots: Sequence[Slot]) -> None:
-    """Serve trials of the comparison in ``folder`` on the images in ``data_file`` until all TASKS have ended."""
-    import torch
+# In the folder that a comparison shares with its processes: all images, and the number of the variant that is measured.
+IMAGES, AT_WORK = "images.safetensors", "at-work"
 
-    import saccade.training.fit  # noqa: F401 # what a trial imports on its use takes seconds: once is enough
-    from saccade._files import write_text
-    from saccade.comparison.record import read_record
-    from saccade.comparison.trial import ERROR, Trial, run_trial, trial_folder
+
+def main(out: Path, scratch: Path, slots: Sequence[Slot]) -> None:
+    """Serve a comparison in the folder ``out``, on images that are in ``scratch``, until all TASKS have ended."""
+    import torch
+    import torch._dynamo  # what a task would import takes seconds: once is enough
+
+    import saccade.comparison.measure
     from saccade.data import ImageData
 
     torch.set_num_threads(1)
-    out = Path(folder)
-    record = read_record(out)
-    data = ImageData.load(Path(data_file))
-    Path(data_file).unlink()  # it stays while it is mapped, and a comparison that is killed would leave it behind
+    data = ImageData.load(scratch / IMAGES)
+    (scratch / IMAGES).unlink()  # it stays while it is mapped, and a comparison that is killed would leave it behind
+    measuring, *training = slots
+    supervise([measuring], partial(measure, data=data, at_work=scratch / AT_WORK), idle=training)
 
-    def work(slot: Slot) -> None:
-        events = os.fdopen(slot.events, "w", buffering=1)
+    import saccade.training.fit  # noqa: F401
 
-        def tell(**event: Any) -> None:
-            events.write(json.dumps({"trial": asdict(trial), **event}) + "\n")
+    supervise(training, partial(train, data=data, out=out))
 
+
+def measure(slot: Slot, data: ImageData, at_work: Path) -> None:
+    """Measure the variants of each task; ``at_work`` keeps the number of the one that runs, should this process die."""
+    from saccade.comparison.measure import measure_costs
+    from saccade.comparison.request import Request
+    from saccade.errors import DataError, UsageError
+
+    with os.fdopen(slot.events, "w", buffering=1) as events:
         for task in tasks(os.fdopen(slot.tasks)):
-            trial = Trial(**task)
+            tell, request = partial(_tell, events, task["id"]), Request.model_validate(task["request"])
+            variants = [request.variant(name) for name in task["variants"]]
             try:
-                score = run_trial(record, trial, data, out, lambda epoch: tell(event="epoch", **epoch.as_dict()))
+                with noting(at_work, task["variants"]) as note:
+                    costs, unable = measure_costs(request, data, variants, task["hosts"], note)
+            except (UsageError, DataError) as error:
+                tell("refused", {"error": type(error).__name__, "message": str(error)})
+            except Exception as error:  # noqa: BLE001 # a network may fail in any way
+                tell("failed", {"reason": f"{type(error).__name__}: {error}"})
+            else:
+                tell("measured", {"costs": {name: cost.model_dump() for name, cost in costs.items()}, "unable": unable})
+
+
+def train(slot: Slot, data: ImageData, out: Path) -> None:
+    """Run the trial of each task."""
+    from saccade._files import write_text
+    from saccade.comparison.record import read_record
+    from saccade.comparison.trial import ERROR, Trial, run_trial, trial_folder
+
+    with os.fdopen(slot.events, "w", buffering=1) as events:
+        for task in tasks(os.fdopen(slot.tasks)):
+            tell, trial = partial(_tell, events, task["id"]), Trial(**task["trial"])
+            try:
+                score = run_trial(read_record(out), trial, data, out, partial(tell, "epoch"))
             except Exception as error:  # noqa: BLE001 # a trial that fails, however, is reported and the rest goes on
                 # Before it is told: the comparison may then be at its end. On a full disk the reason is told alone.
                 with suppress(OSError, ValueError):
                     write_text(trial_folder(out, trial) / ERROR, traceback.format_exc())
-                tell(event="failed", reason=f"{type(error).__name__}: {error}")
+                tell("failed", {"reason": f"{type(error).__name__}: {error}"})
             else:
-                tell(event="finished", score=score)
-
-    supervise(slots, work)
+                tell("finished", {"score": score})
 
 
-def supervise(slots: Sequence[Slot], work: Callable[[Slot], None]) -> None:
-    """Keep a fork at work for every slot until its tasks have ended."""
-    for slot in slots:
-        for descriptor in slot:  # what a trial starts, as by subprocess, must not hold them open
+@contextmanager
+def noting(file: Path, names: Sequence[str]) -> Iterator[Callable[[str], None]]:
+    """What writes down the number of a name among ``names``: one system call, that times beside it hardly feel."""
+    numbers = {name: f"{number:8d}".encode() for number, name in enumerate(names)}
+    with file.open("wb", buffering=0) as note:
+
+        def write(name: str) -> None:
+            os.pwrite(note.fileno(), numbers[name], 0)
+
+        yield write
+
+
+def _tell(events: IO[str], number: int, event: str, detail: dict[str, Any]) -> None:
+    events.write(json.dumps({"id": number, "event": event, **detail}) + "\n")
+
+
+def supervise(slots: Sequence[Slot], work: Callable[[Slot], None], idle: Sequence[Slot] = ()) -> None:
+    """Keep a fork at work for every slot until its tasks have ended; ``idle`` are slots that none of them works for."""
+    known = [*slots, *idle]
+    for slot in known:
+        for descriptor in slot:  # what a task starts, as by subprocess, must not hold them open
             os.set_inheritable(descriptor, False)
-    forks = {_fork(slot, slots, work): slot for slot in slots}
+    forks = {_fork(slot, known, work): slot for slot in slots}
     while forks:
         pid, status = os.wait()
         slot = forks.pop(pid, None)  # None: some library's own process
@@ -80,7 +128,9 @@ def supervise(slots: Sequence[Slot], work: Callable[[Slot], None]) -> None:
             event = {"event": "died", "status": os.waitstatus_to_exitcode(status)}
             # On a line of its own: the fork may have died within one.
             os.write(slot.events, f"\n{json.dumps(event)}\n".encode())
-            forks[_fork(slot, slots, work)] = slot
+            forks[_fork(slot, known, work)] = slot
+    for slot in slots:
+        _close(slot)
 
 
 def _ended(tasks: int) -> bool:
@@ -90,14 +140,18 @@ def _ended(tasks: int) -> bool:
     return any(event & select.POLLHUP for _, event in waiting.poll(0))
 
 
-def _fork(slot: Slot, slots: Sequence[Slot], work: Callable[[Slot], None]) -> int:
+def _close(slot: Slot) -> None:
+    for descriptor in slot:
+        os.close(descriptor)
+
+
+def _fork(slot: Slot, known: Sequence[Slot], work: Callable[[Slot], None]) -> int:
     """Start a fork that works for ``slot``; gives its number."""
     if pid := os.fork():
         return pid
     try:
-        for other in set(slots) - {slot}:
-            for descriptor in other:
-                os.close(descriptor)
+        for other in set(known) - {slot}:
+            _close(other)
         # Whatever a library prints must not be read as an event.
         os.dup2(slot.log, 1)
         os.dup2(slot.log, 2)
@@ -127,4 +181,4 @@ def tasks(lines: IO[str]) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], [Slot(*map(int, words.split(","))) for words in sys.argv[3:]])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), [Slot(*map(int, words.split(","))) for words in sys.argv[3:]])

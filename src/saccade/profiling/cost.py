@@ -121,6 +121,7 @@ def measure(
     compile: bool = False,
     budget_s: float = 1.0,
     on_stage: Callable[[str], None] = lambda _stage: None,
+    on_next: Callable[[str], None] = lambda _name: None,
 ) -> dict[str, Cost]:
     """The costs of several networks, timed in turns. They are moved to the device, and trained.
 
@@ -129,6 +130,7 @@ def measure(
         batch, device, train, compile: as of :func:`cost`.
         budget_s: seconds to spend on each of the times of each network, as in :func:`time_each`.
         on_stage: is told what is measured next.
+        on_next: is told the name of the network that runs next, every time, outside of what is timed.
     """
     where = check_device(device)
     batch = batch.to(where)
@@ -136,6 +138,7 @@ def measure(
     macs, macs_one = {}, {}
     on_stage("multiply-accumulates")
     for name, model in models.items():
+        on_next(name)
         with _told(f"{name} cannot be run on `example_input` of shape {shape}: "):
             model.to(where)
             macs[name] = count_macs(model, batch)
@@ -143,19 +146,18 @@ def measure(
 
     def latency(images: Tensor) -> dict[str, Timing]:
         on_stage(f"latency, batch {len(images)}")
-        return time_each(
-            {name: forward(model, images) for name, model in models.items()}, device=where, budget_s=budget_s
-        )
+        actions = {name: forward(model, images) for name, model in models.items()}
+        return time_each(actions, device=where, budget_s=budget_s, on_next=on_next)
 
     many = latency(batch)
     one = many if len(batch) == 1 else latency(batch[:1])
     compiled, compiled_one, errors, steps, memory = {}, {}, {}, {}, {}
     if compile:
         on_stage("compiled latency")
-        (compiled, compiled_one), errors = _compiled(models, batch, budget_s=budget_s)
+        (compiled, compiled_one), errors = _compiled(models, batch, budget_s=budget_s, on_next=on_next)
     if train:
         on_stage("training steps")
-        steps, memory = _training(models, batch, budget_s=budget_s)
+        steps, memory = _training(models, batch, budget_s=budget_s, on_next=on_next)
     return {
         name: Cost(
             batch_size=len(batch),
@@ -176,7 +178,7 @@ def measure(
 
 
 def _compiled(
-    models: Mapping[str, nn.Module], batch: Tensor, *, budget_s: float
+    models: Mapping[str, nn.Module], batch: Tensor, *, budget_s: float, on_next: Callable[[str], None]
 ) -> tuple[tuple[dict[str, Timing], dict[str, Timing]], dict[str, str]]:
     """The latencies by torch.compile, of the batch and of its first image; for what cannot be compiled the reason."""
     from torch._dynamo import config
@@ -185,6 +187,7 @@ def _compiled(
     # Variants of a host run the same code, of which PyTorch by default compiles 8 forms, and then no more, silently.
     with config.patch(recompile_limit=2**16, accumulated_recompile_limit=2**16):
         for name, model in models.items():
+            on_next(name)
             try:
                 compiled = cast(nn.Module, torch.compile(model))
                 actions = forward(compiled, batch), forward(compiled, batch[:1])
@@ -194,23 +197,24 @@ def _compiled(
                 errors[name] = f"{type(error).__name__}: {_first_line(error)}"
             else:
                 many[name], one[name] = actions
-        timings = time_each(many, device=batch.device, budget_s=budget_s)
+        timings = time_each(many, device=batch.device, budget_s=budget_s, on_next=on_next)
         if len(batch) == 1:
             return (timings, timings), errors
-        return (timings, time_each(one, device=batch.device, budget_s=budget_s)), errors
+        return (timings, time_each(one, device=batch.device, budget_s=budget_s, on_next=on_next)), errors
 
 
 def _training(
-    models: Mapping[str, nn.Module], batch: Tensor, *, budget_s: float
+    models: Mapping[str, nn.Module], batch: Tensor, *, budget_s: float, on_next: Callable[[str], None]
 ) -> tuple[dict[str, Timing], dict[str, int | None]]:
     hint = "; give train=False (--no-train), or a batch of two at least where BatchNorm needs one"
     steps, memory = {}, {}
     for name, model in models.items():
+        on_next(name)
         with _told(f"{name} cannot be trained on `example_input`: ", hint):
             steps[name] = train_step(model, batch)
             memory[name] = training_bytes(model, batch, steps[name])
         model.zero_grad()  # gradients that wait are no part of the next one's cost
-    return time_each(steps, device=batch.device, budget_s=budget_s), memory
+    return time_each(steps, device=batch.device, budget_s=budget_s, on_next=on_next), memory
 
 
 def _state_bytes(model: nn.Module) -> int:

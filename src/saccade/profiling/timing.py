@@ -39,6 +39,7 @@ def time_each(
     device: torch.device,
     budget_s: float = 1.0,
     clock: Callable[[], float] = time.perf_counter,
+    on_next: Callable[[str], None] = lambda _name: None,
 ) -> dict[str, Timing]:
     """Time actions over rounds in which every one runs once.
 
@@ -47,25 +48,28 @@ def time_each(
         device: waited for after every run where it works asynchronously.
         budget_s: seconds to spend per action; at least 5 rounds are run, at most 200; where one takes over 10 s, 3.
         clock: gives the time in seconds.
+        on_next: is told the name of the action that runs next, every time, outside of what is timed.
     """
 
-    def seconds(action: Callable[[], Any]) -> float:
+    def seconds(name: str, action: Callable[[], Any]) -> float:
+        on_next(name)
         started = clock()
         action()
         _wait(device)
         return clock() - started
 
-    for action in actions.values():
+    for name, action in actions.items():
+        on_next(name)
         action()
     _wait(device)
     # The first run is no guide: it allocates, chooses algorithms, compiles.
-    round_s = sum(seconds(action) for action in actions.values())
+    round_s = sum(seconds(name, action) for name, action in actions.items())
     fewest = FEWEST_ROUNDS if round_s <= SLOW_S else FEWEST_SLOW_ROUNDS
     rounds = MOST_ROUNDS if round_s <= 0 else int(budget_s * len(actions) / round_s)
     taken: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(max(fewest, min(MOST_ROUNDS, rounds))):
         for name, action in actions.items():
-            taken[name].append(seconds(action))
+            taken[name].append(seconds(name, action))
     return {name: Timing.of_seconds(values) for name, values in taken.items()}
 
 

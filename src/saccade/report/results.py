@@ -65,7 +65,8 @@ class Measured(Record):
 
     at: str | None
     sites: list[str]
-    params: int
+    params: int | None
+    """Null, as all below, of a network that could not be built or made its process die."""
     state_bytes: int | None = None
     """Of the weights in a file."""
     macs: int | None = None
