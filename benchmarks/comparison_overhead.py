@@ -4,7 +4,8 @@
 machine alone meanwhile. The comparison is the default one, all of it: reading images, measuring costs, starting
 processes, training, checkpoints, scoring, verdicts, the report; ``--epochs`` makes it longer, and each length is kept.
 The bare loops train and score the same networks for as many steps, as many at a time, and count only the time within
-the loops. Both in one run, the comparison in the middle.
+the loops. All in one run: half of the bare loops, a comparison, the other half; ``--repeats`` times over, since a
+machine's speed drifts by a few percent from minute to minute. The ratio is that of the sums.
 """
 
 from __future__ import annotations
@@ -39,25 +40,23 @@ def main() -> None:
     """Bare loops for half of the seeds, the comparison, bare loops for the other half; and the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=6)
-    epochs = parser.parse_args().epochs
+    parser.add_argument("--repeats", type=int, default=2)
+    given = parser.parse_args()
     file = RESULTS / f"{NAME}.json"
     found = json.loads(file.read_text(encoding="utf-8"))["comparisons"] if file.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
-        settle(out, epochs)
+        settle(out, given.epochs)
         record = read_record(out)
         trials = [(out, variant.name, seed) for seed in record.asked.seeds for variant in record.asked.variants]
-        middle = len(trials) // 2
-        first = bare_seconds(trials[:middle])
-        before, started = children_seconds(), time.monotonic()
-        words = ["--epochs", str(epochs), "--jobs", str(AT_ONCE), "--out", f"{scratch}/timed"]
-        command = [sys.executable, "-m", "saccade.cli", "compare", *words]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        wall, compared = time.monotonic() - started, children_seconds() - before
-        bare = first + bare_seconds(trials[middle:])
-    found[f"{epochs} epochs"] = {
-        "comparison_cpu_s": round(compared, 1), "bare_cpu_s": round(bare, 1), "ratio": round(compared / bare, 4),
-        "comparison_wall_s": round(wall, 1),
+        middle, compared, bare = len(trials) // 2, [], []
+        for repeat in range(given.repeats):
+            first = bare_seconds(trials[:middle])
+            compared.append(compared_seconds(Path(scratch) / f"timed-{repeat}", given.epochs))
+            bare.append(first + bare_seconds(trials[middle:]))
+    found[f"{given.epochs} epochs"] = {
+        "comparison_cpu_s": [round(each, 1) for each in compared], "bare_cpu_s": [round(each, 1) for each in bare],
+        "ratio": round(sum(compared) / sum(bare), 4),
     }  # fmt: skip
     path = write_result(
         NAME, ("saccade", "torch", "lightning"),
@@ -75,6 +74,14 @@ def settle(out: Path, epochs: int) -> None:
 
     with suppress(KeyboardInterrupt):
         saccade.compare(out=out, epochs=epochs, on_setting=stop)
+
+
+def compared_seconds(out: Path, epochs: int) -> float:
+    """Processor time of the comparison."""
+    before = children_seconds()
+    words = ["--epochs", str(epochs), "--jobs", str(AT_ONCE), "--out", str(out)]
+    subprocess.run([sys.executable, "-m", "saccade.cli", "compare", *words], check=True, stdout=subprocess.DEVNULL)
+    return children_seconds() - before
 
 
 def children_seconds() -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import math
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,14 @@ def check_options(owner: str, target: Callable[..., Any], options: dict[str, Any
             listed = ", ".join(known) or "none"
             hint = nearest(name, known) if isinstance(name, str) else ""
             raise UsageError(f"{owner} has no option {name!r}{hint}; its options are {listed}")
+
+
+def check_json(name: str, value: Any) -> Any:
+    """A value as JSON has it: what it would be read back as (a tuple as a list)."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"`{name}` (={value!r}) must be values that JSON can hold: {error}") from None
 
 
 def keyword_options(target: Callable[..., Any]) -> dict[str, Any]:

@@ -68,8 +68,8 @@ def outcome(worker: Worker, server: Server, seed: int = 0) -> Event:
     return last
 
 
-def wait_for(there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+def wait_for(there: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
     while not there():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.01)

@@ -38,7 +38,7 @@ def measure_costs(
 
     Raises:
         UsageError, DataError: a variant that cannot be built as it was asked for.
-        TrialError: the variant that ``on_next`` was told of last failed when others were there beside it.
+        TrialError: the variant that ``on_next`` was told of last failed later than at its first steps.
     """
     seed, models = request.seeds[0], dict[str, nn.Module]()
     for each in variants:

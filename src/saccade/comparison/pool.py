@@ -1,4 +1,4 @@
-"""Measure costs and run trials in worker processes: what happens comes back in one stream of events."""
+"""Measure costs and run trials in worker processes."""
 
 from __future__ import annotations
 
@@ -83,32 +83,50 @@ class Pool:
     def measure(
         self, request: Request, variants: Sequence[Variant], hosts: Mapping[str, str] | None = None
     ) -> tuple[dict[str, Measured], dict[str, str]]:
-        """What each variant costs, and why some cannot be run: see :func:`measure_costs`, which a process of its own
-        calls. A variant that makes that process die cannot be run, and the rest is measured without it.
+        """What each variant costs, and why some cannot be run: :func:`measure_costs` in a process of its own.
+
+        A variant at which that process fails or dies is tried again alone, since memory may not have sufficed for all
+        at once, and the rest without it.
 
         Raises:
             UsageError, DataError: a variant that cannot be built as it was asked for.
-            TrialError: the process died that was not at work on any variant.
+            TrialError: the process died twice, at no variant.
         """
-        costs: dict[str, Measured] = {}
-        unable: dict[str, str] = {}
-        while able := [each for each in variants if each.name not in unable]:
-            server, measuring, _, scratch = self._start()
+        if not variants:
+            return {}, {}
+        told = self._ask(request, variants, hosts or {})
+        if told["event"] == "measured":
+            return {name: Measured.model_validate(cost) for name, cost in told["costs"].items()}, told["unable"]
+        suspect = variants[told["variant"]]
+        if len(variants) == 1:
+            return {suspect.name: UNKNOWN}, {suspect.name: told["reason"]}
+        costs, unable = self.measure(request, [suspect], hosts)
+        if request.variants[0].name not in unable:  # where the host alone fails, the rest is in vain
+            rest, others = self.measure(request, [each for each in variants if each is not suspect], hosts)
+            costs, unable = costs | rest, unable | others
+        return costs, unable
+
+    def _ask(self, request: Request, variants: Sequence[Variant], hosts: Mapping[str, str]) -> dict[str, Any]:
+        """What the measuring process tells; of a failure also the number of the variant."""
+        server, measuring, _, scratch = self._start()
+        task = {
+            "request": request.model_dump(mode="json"),
+            "variants": [each.name for each in variants],
+            "hosts": dict(hosts),
+        }
+        reasons = []
+        for _ in range(2):  # one that died before it was asked was at no variant, and another is there now
             (scratch / AT_WORK).write_bytes(b"")
-            names = [each.name for each in able]
-            task = {"request": request.model_dump(mode="json"), "variants": names, "hosts": dict(hosts or {})}
             told = next(measuring.ask(task, server))
             if told["event"] == "refused":
                 raise getattr(errors, told["error"])(told["message"])
             if told["event"] == "measured":
-                costs = {name: Measured.model_validate(cost) for name, cost in told["costs"].items()}
-                unable |= told["unable"]
-                break
-            number = (scratch / AT_WORK).read_bytes()
-            if not number:
-                raise TrialError(f"costs cannot be measured: {told['reason']}; run the same command again")
-            unable[names[int(number)]] = told["reason"]
-        return {each.name: costs.get(each.name, UNKNOWN) for each in variants}, unable
+                return told
+            process, _, variant = (scratch / AT_WORK).read_text(encoding="ascii").partition(" ")
+            if process == str(told["process"]):
+                return told | {"variant": int(variant)}
+            reasons.append(told["reason"])
+        raise TrialError(f"costs cannot be measured: {reasons[-1]}; run the same command again")
 
     def run(self, trials: Sequence[Trial]) -> Iterator[Event]:
         """Run trials and yield events as they come. A process that dies fails its trial, and another takes its place.

@@ -93,7 +93,7 @@ class Worker:
                 # The next process writes to the same file, and must not be blamed for what this one wrote.
                 self.log.seek(0)
                 self.log.truncate()
-                yield {"event": "failed", "reason": f"its process {reason}"}
+                yield {"event": "failed", "reason": f"its process {reason}", "process": told["process"]}
                 return
             # One that died before it read its task leaves that to the next process, long after it was given up.
             if told.pop("id", None) == self.asked:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from saccade._checks import check_bool, check_choice, check_int, check_number, first_error, nearest
+from saccade._checks import check_bool, check_choice, check_int, check_json, check_number, first_error, nearest
 from saccade._specs import Spec, parse_specs, split_places
 from saccade.attention.catalog import check_mechanism
 from saccade.errors import UsageError
@@ -247,6 +247,7 @@ def _of_spec(spec: Spec, usual: dict[str, Any]) -> Variant:
             raise UsageError(f"`attention` (={str(spec)!r}): a plan's file is given as plan(file='plan.json')")
         return Variant(name=str(spec), plan=_plan(spec.options["file"]))
     check_mechanism(spec.name, spec.options)  # the rest shows as the network is built
+    check_json("options", spec.options)
     return Variant(**{"name": str(spec), "attention": spec.name, "options": spec.options} | usual)
 
 

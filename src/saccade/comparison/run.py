@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +138,7 @@ def compare(
     Raises:
         UsageError, DataError: arguments or images that cannot work, before anything is trained; a folder in which
             another comparison is under way.
+        TrialError: the process died that starts the others; what is done is saved.
     """
     request = make_request(
         model=model, data=data, attention=attention, at=at, start=start, pretrained=pretrained, seeds=seeds,
@@ -152,26 +152,30 @@ def compare(
     folder, notes = Path(out), []
     again = "" if jobs is None else f" --jobs {jobs}"
     jobs = _jobs(jobs, notes)
-    with alone(folder, request), ExitStack() as stack:
+    with alone(folder, request):
         record = find_record(folder, request)
         images = load_data(data, request.image_size)
         notes += [*images.notes, *_coarse_test(images, margin)]
         most = len(request.trained) * max(len(request.seeds), request.tune)
-        pool = stack.enter_context(Pool(folder, images, min(jobs, most)))
-        record = _begin(folder, request, images, pool) if record is None else _continue(record, folder, images, notes)
-        notes += [
-            f"{name} cannot be compiled: {cost.compile_error}"
-            for name, cost in record.costs.items()
-            if cost.compile_error is not None
-        ]
-        trials = _trials(record)
-        done = {trial: score for trial in trials if (score := read_result(folder, trial)) is not None}
-        if on_setting is not None:
-            on_setting(Setting(record, request.command(folder) + again, trials, done, min(jobs, len(trials)), notes))
-        if request.tune and not record.tuned:
-            record = _tune(record, folder, pool, on_event)
-        waiting = [trial for trial in trials if trial not in done and trial.candidate is None]
-        reasons = _run(pool, waiting, on_event)
+        with Pool(folder, images, min(jobs, most)) as pool:
+            record = (
+                _begin(folder, request, images, pool) if record is None else _continue(record, folder, images, notes)
+            )
+            notes += [
+                f"{name} cannot be compiled: {cost.compile_error}"
+                for name, cost in record.costs.items()
+                if cost.compile_error is not None
+            ]
+            trials = _trials(record)
+            done = {trial: score for trial in trials if (score := read_result(folder, trial)) is not None}
+            if on_setting is not None:
+                on_setting(
+                    Setting(record, request.command(folder) + again, trials, done, min(jobs, len(trials)), notes)
+                )
+            if request.tune and not record.tuned:
+                record = _tune(record, folder, pool, on_event)
+            waiting = [trial for trial in trials if trial not in done and trial.candidate is None]
+            reasons = _run(pool, waiting, on_event)
         reasons |= {Trial(name, seed): why for name, why in record.unable.items() for seed in request.seeds}
         failed = [FailedTrial(name=each.variant, seed=each.seed, reason=why) for each, why in reasons.items()]
         results = summarise(record, images, folder, failed, notes)

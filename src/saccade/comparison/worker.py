@@ -34,7 +34,7 @@ class Slot(NamedTuple):
     log: int
 
 
-# In the folder that a comparison shares with its processes: all images, and the number of the variant that is measured.
+# In the folder that a comparison shares with its processes: all images, and which variant is measured by which process.
 IMAGES, AT_WORK = "images.safetensors", "at-work"
 
 
@@ -52,13 +52,16 @@ def main(out: Path, scratch: Path, slots: Sequence[Slot]) -> None:
     measuring, *training = slots
     supervise([measuring], partial(measure, data=data, at_work=scratch / AT_WORK), idle=training)
 
+    if all(_ended(slot.tasks) for slot in training):  # the comparison was killed
+        return
+
     import saccade.training.fit  # noqa: F401
 
     supervise(training, partial(train, data=data, out=out))
 
 
 def measure(slot: Slot, data: ImageData, at_work: Path) -> None:
-    """Measure the variants of each task; ``at_work`` keeps the number of the one that runs, should this process die."""
+    """Measure the variants of each task; ``at_work`` keeps which of them runs, should this process die."""
     from saccade.comparison.measure import measure_costs
     from saccade.comparison.request import Request
     from saccade.errors import DataError, UsageError
@@ -71,9 +74,12 @@ def measure(slot: Slot, data: ImageData, at_work: Path) -> None:
                 with noting(at_work, task["variants"]) as note:
                     costs, unable = measure_costs(request, data, variants, task["hosts"], note)
             except (UsageError, DataError) as error:
-                tell("refused", {"error": type(error).__name__, "message": str(error)})
+                kind = UsageError if isinstance(error, UsageError) else DataError
+                tell("refused", {"error": kind.__name__, "message": str(error)})
             except Exception as error:  # noqa: BLE001 # a network may fail in any way
-                tell("failed", {"reason": f"{type(error).__name__}: {error}"})
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                reason = f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
+                tell("failed", {"reason": reason, "process": os.getpid()})
             else:
                 tell("measured", {"costs": {name: cost.model_dump() for name, cost in costs.items()}, "unable": unable})
 
@@ -100,8 +106,8 @@ def train(slot: Slot, data: ImageData, out: Path) -> None:
 
 @contextmanager
 def noting(file: Path, names: Sequence[str]) -> Iterator[Callable[[str], None]]:
-    """What writes down the number of a name among ``names``: one system call, that times beside it hardly feel."""
-    numbers = {name: f"{number:8d}".encode() for number, name in enumerate(names)}
+    """What writes down this process and the number of a name: one system call, that times beside it hardly feel."""
+    numbers = {name: f"{os.getpid()} {number:8d}".encode() for number, name in enumerate(names)}
     with file.open("wb", buffering=0) as note:
 
         def write(name: str) -> None:
@@ -125,7 +131,7 @@ def supervise(slots: Sequence[Slot], work: Callable[[Slot], None], idle: Sequenc
         pid, status = os.wait()
         slot = forks.pop(pid, None)  # None: some library's own process
         if slot is not None and not _ended(slot.tasks):
-            event = {"event": "died", "status": os.waitstatus_to_exitcode(status)}
+            event = {"event": "died", "process": pid, "status": os.waitstatus_to_exitcode(status)}
             # On a line of its own: the fork may have died within one.
             os.write(slot.events, f"\n{json.dumps(event)}\n".encode())
             forks[_fork(slot, known, work)] = slot

@@ -66,7 +66,7 @@ class Measured(Record):
     at: str | None
     sites: list[str]
     params: int | None
-    """Null, as all below, of a network that could not be built or made its process die."""
+    """Null, as all below, of a network that could not be built, or failed or made its process die in being measured."""
     state_bytes: int | None = None
     """Of the weights in a file."""
     macs: int | None = None

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from saccade._checks import check_choice
+from saccade._checks import check_choice, check_json
 from saccade.errors import UsageError
 
 SCHEMA = "saccade.plan/1"
@@ -28,12 +28,8 @@ class Edit:
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, get_args(Mode))
         check_choice("start", self.start, get_args(Start))
-        try:
-            # As they would be read back (a tuple as a list), so that a plan equals the one in its file.
-            options = json.loads(json.dumps(self.options, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"`options` (={self.options!r}) must be values that JSON can hold: {error}") from None
-        object.__setattr__(self, "options", options)
+        # As they would be read back, so that a plan equals the one in its file.
+        object.__setattr__(self, "options", check_json("options", self.options))
 
     @property
     def place(self) -> tuple[str, bool, str]:
