@@ -263,12 +263,17 @@ def test_where_every_try_fails_the_variant_is_trained_as_asked_and_told(tmp_path
 
 
 GREEDY = """
+import os, signal
+import saccade
 from torch import nn
 
 class Greedy(nn.Sequential):
     def forward(self, x):
-        if self.training and any("se" in name.split(".") for name, _ in self.named_modules()):
+        attention = [edit.attention for edit in saccade.plan_of(self).edits]
+        if self.training and attention == ["se"]:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        if self.training and attention == ["eca"]:
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
 
 def greedy(in_channels, num_classes):
@@ -278,15 +283,23 @@ def greedy(in_channels, num_classes):
 
 def test_a_variant_that_memory_does_not_suffice_for_is_listed_and_the_rest_goes_on(tmp_path):
     (tmp_path / "host.py").write_text(GREEDY)
-    asked = {"model": f"{tmp_path / 'host.py'}:greedy", "attention": "none,se,eca", "at": "conv", "control": "longer"}
+    attention = "none,se,eca,gc"  # the second is told by PyTorch, the third is killed by the system
+    asked = {"model": f"{tmp_path / 'host.py'}:greedy", "attention": attention, "at": "conv", "control": "longer"}
     finished = compare(**asked, seeds=2, epochs=1, lr=0.01, jobs=1, out=tmp_path / "out")
-    none, se, eca = finished.results.variants
-    assert se.scores == [None, None]
-    assert (se.latency_ms, se.macs) == (None, None)
-    assert [(each.name, each.seed) for each in finished.results.failed] == [("se", 0), ("se", 1)]
-    assert "can't allocate memory" in finished.results.failed[0].reason
-    assert None not in [*none.scores, *eca.scores]
-    assert "se" in finished.report.read_text()
+    none, se, eca, gc = finished.results.variants
+    assert [se.scores, eca.scores] == [[None, None]] * 2
+    assert (se.latency_ms, se.macs, eca.params, eca.sites) == (None, None, None, [])
+    assert se.params > none.params
+    assert se.sites == ["0"]
+    failed = {(each.name, each.seed) for each in finished.results.failed}
+    assert failed == {(name, seed) for name in ("se", "eca") for seed in (0, 1)}
+    reasons = {each.name: each.reason for each in finished.results.failed}
+    assert "can't allocate memory" in reasons["se"]
+    assert "signal 9" in reasons["eca"]
+    assert None not in [*none.scores, *gc.scores]
+    page = finished.report.read_text(encoding="utf-8")
+    assert "allocate memory" in page
+    assert "signal 9" in page
 
 
 UNCOMPILED = """

@@ -98,17 +98,6 @@ def test_a_variant_that_ends_its_process_is_told_with_the_reason_and_the_rest_is
     assert all(costs[name].params is None for name in costs.keys() - measured)
 
 
-def test_a_comparison_goes_on_without_a_variant_that_the_system_kills_as_it_is_measured(tmp_path):
-    asked = {"model": host(tmp_path), "attention": "none,se,gc", "at": "conv", "seeds": 2, "epochs": 1, "lr": 0.01}
-    finished = compare(**asked, jobs=1, out=tmp_path / "out")
-    assert [(each.name, each.seed) for each in finished.results.failed] == [("se", 0), ("se", 1)]
-    assert all("signal 9" in each.reason for each in finished.results.failed)
-    none, se, gc = finished.results.variants
-    assert (se.scores, se.params, se.sites) == ([None, None], None, [])
-    assert None not in [*none.scores, *gc.scores]
-    assert "signal 9" in finished.report.read_text(encoding="utf-8")
-
-
 def test_a_baseline_that_ends_its_process_ends_the_comparison_and_nothing_is_left(tmp_path):
     died = tmp_path / "died"
     model = host(tmp_path, f"'none': (lambda: [open({str(died)!r}, 'a').write('.'), killed()], 'train')")
