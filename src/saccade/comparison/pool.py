@@ -114,7 +114,7 @@ class Pool:
             "variants": [each.name for each in variants],
             "hosts": dict(hosts),
         }
-        reasons = []
+        reason = ""
         for _ in range(2):  # one that died before it was asked was at no variant, and another is there now
             (scratch / AT_WORK).write_bytes(b"")
             told = next(measuring.ask(task, server))
@@ -125,8 +125,8 @@ class Pool:
             process, _, variant = (scratch / AT_WORK).read_text(encoding="ascii").partition(" ")
             if process == str(told["process"]):
                 return told | {"variant": int(variant)}
-            reasons.append(told["reason"])
-        raise TrialError(f"costs cannot be measured: {reasons[-1]}; run the same command again")
+            reason = told["reason"]
+        raise TrialError(f"costs cannot be measured: {reason}; run the same command again")
 
     def run(self, trials: Sequence[Trial]) -> Iterator[Event]:
         """Run trials and yield events as they come. A process that dies fails its trial, and another takes its place.

@@ -41,7 +41,7 @@ IMAGES, AT_WORK = "images.safetensors", "at-work"
 def main(out: Path, scratch: Path, slots: Sequence[Slot]) -> None:
     """Serve a comparison in the folder ``out``, on images that are in ``scratch``, until all TASKS have ended."""
     import torch
-    import torch._dynamo  # what a task would import takes seconds: once is enough
+    import torch._dynamo  # what a task would import takes seconds: once is enough; so below
 
     import saccade.comparison.measure
     from saccade.data import ImageData
@@ -64,7 +64,7 @@ def measure(slot: Slot, data: ImageData, at_work: Path) -> None:
     """Measure the variants of each task; ``at_work`` keeps which of them runs, should this process die."""
     from saccade.comparison.measure import measure_costs
     from saccade.comparison.request import Request
-    from saccade.errors import DataError, UsageError
+    from saccade.errors import DataError, TrialError, UsageError
 
     with os.fdopen(slot.events, "w", buffering=1) as events:
         for task in tasks(os.fdopen(slot.tasks)):
@@ -76,7 +76,9 @@ def measure(slot: Slot, data: ImageData, at_work: Path) -> None:
             except (UsageError, DataError) as error:
                 kind = UsageError if isinstance(error, UsageError) else DataError
                 tell("refused", {"error": kind.__name__, "message": str(error)})
-            except Exception as error:  # noqa: BLE001 # a network may fail in any way
+            except TrialError as error:
+                tell("failed", {"reason": str(error), "process": os.getpid()})
+            except Exception as error:  # noqa: BLE001 # what builds a network may fail in any way
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 reason = f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
                 tell("failed", {"reason": reason, "process": os.getpid()})

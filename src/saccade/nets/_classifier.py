@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from saccade.errors import UsageError
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, ABC):
     """A network of stages ``layer1`` to ``layer3`` with global average pooling and a linear layer ``fc`` behind them.
 
     A network builds its layers and then calls ``_finish``; it has a ``forward_features`` of its own, and in ``config``
@@ -62,9 +63,9 @@ class Classifier(nn.Module):
         )
         self.fc.train(self.training)
 
+    @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map: (B, in_channels, H, W) -> (B, C, H', W')."""
-        raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """From the last map: (B, C, H', W') -> (B, num_classes), or with ``pre_logits`` the pooled features, (B, C)."""
