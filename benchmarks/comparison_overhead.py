@@ -1,12 +1,11 @@
 """What a comparison costs beside the same trainings written bare in PyTorch, in processor time.
 
-``uv run python benchmarks/comparison_overhead.py`` writes benchmarks/results/comparison_overhead.json. Leave the
-machine alone meanwhile. The comparison is the default one, all of it: reading images, measuring costs, starting
-processes, training, checkpoints, scoring, verdicts, the report; ``--epochs`` makes it longer, and each length is kept.
-The bare loops train and score the same networks for as many steps, as many at a time, and count only the time within
-the loops. All in one run: half of the bare loops, a comparison, the other half; ``--repeats`` times over, since a
-machine's speed drifts by a few percent from minute to minute. What disturbs only ever adds: the ratio is that of the
-least times of each, and all of them are kept.
+``uv run python benchmarks/comparison_overhead.py`` writes benchmarks/results/comparison_overhead.json. It needs two
+cores; leave the machine alone meanwhile. The comparison is the default one, all of it: imports, reading images,
+measuring costs, starting processes, training, checkpoints, scoring, verdicts, the report; ``--epochs`` makes it longer,
+and each length is kept. The bare loops train and score the same networks for as many steps, and count only the time
+within the loops, no import. Both run at the same moment, one training at a time each: a machine's speed
+drifts by a tenth from minute to minute, for both alike. ``--repeats`` times over; the ratio is that of the sums.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,15 @@ from torch import Tensor, nn
 
 import saccade
 from saccade.comparison.record import read_record
-from saccade.comparison.trial import build_variant
+from saccade.comparison.trial import Trial, build_variant
 from saccade.data import load_data
 from saccade.training import accuracy
 
-NAME, AT_ONCE = "comparison_overhead", 2
+NAME = "comparison_overhead"
 
 
 def main() -> None:
-    """Bare loops for half of the seeds, the comparison, bare loops for the other half; and the file."""
+    """Both at once, as often as asked; and the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
@@ -48,21 +47,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
         settle(out, given.epochs)
-        record = read_record(out)
-        trials = [(out, variant.name, seed) for seed in record.asked.seeds for variant in record.asked.variants]
-        middle, compared, bare = len(trials) // 2, [], []
-        for repeat in range(given.repeats):
-            first = bare_seconds(trials[:middle])
-            compared.append(compared_seconds(Path(scratch) / f"timed-{repeat}", given.epochs))
-            bare.append(first + bare_seconds(trials[middle:]))
+        asked = read_record(out).asked
+        times = [both_seconds(out, Path(scratch) / f"timed-{repeat}", given.epochs) for repeat in range(given.repeats)]
+    compared, bare = zip(*times, strict=True)
     found[f"{given.epochs} epochs"] = {
         "comparison_cpu_s": [round(each, 1) for each in compared], "bare_cpu_s": [round(each, 1) for each in bare],
-        "ratio": round(min(compared) / min(bare), 4),
+        "ratios": [round(one / other, 4) for one, other in times], "ratio": round(sum(compared) / sum(bare), 4),
     }  # fmt: skip
     path = write_result(
         NAME, ("saccade", "torch", "lightning"),
-        model=record.asked.model, variants=[variant.name for variant in record.asked.variants],
-        trials=len(trials), batch_size=record.asked.settings.batch_size, at_once=AT_ONCE, comparisons=found,
+        model=asked.model, variants=[variant.name for variant in asked.variants],
+        trials=len(asked.seeds) * len(asked.variants), batch_size=asked.settings.batch_size, comparisons=found,
     )  # fmt: skip
     print(path.read_text(encoding="utf-8"))
 
@@ -77,12 +72,21 @@ def settle(out: Path, epochs: int) -> None:
         saccade.compare(out=out, epochs=epochs, on_setting=stop)
 
 
-def compared_seconds(out: Path, epochs: int) -> float:
-    """Processor time of the comparison."""
+def both_seconds(settled: Path, out: Path, epochs: int) -> tuple[float, float]:
+    """Processor time of a comparison in ``out``, and of the bare loops of the one that was ``settled``."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    loops = spawn.Process(target=bare_loops, args=(settled, theirs))
+    loops.start()
+    ours.recv()
+    words = ["--epochs", str(epochs), "--jobs", "1", "--out", str(out)]
     before = children_seconds()
-    words = ["--epochs", str(epochs), "--jobs", str(AT_ONCE), "--out", str(out)]
     subprocess.run([sys.executable, "-m", "saccade.cli", "compare", *words], check=True, stdout=subprocess.DEVNULL)
-    return children_seconds() - before
+    compared = children_seconds() - before
+    bare = ours.recv()
+    ours.send("enough")
+    loops.join()
+    return compared, bare
 
 
 def children_seconds() -> float:
@@ -91,17 +95,23 @@ def children_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def bare_seconds(trials: list[tuple[Path, str, int]]) -> float:
-    """Processor time of the loops."""
-    with ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn")) as pool:
-        return sum(pool.map(bare, *zip(*trials, strict=True)))
+def bare_loops(settled: Path, pipe: Connection) -> None:
+    """Tell when the first loop begins, and the processor time of all; keep the core busy until the other is done."""
+    import torch._dynamo  # every optimiser of PyTorch imports it, for seconds
 
-
-def bare(out: Path, name: str, seed: int) -> float:
-    """One training as one writes it: shuffle, mirror, normalise, step, schedule, validate; at the end, the test."""
     torch.set_num_threads(1)
-    asked, data = read_record(out).asked, load_data("sample")
-    model, settings = build_variant(asked, asked.variant(name), data, seed), asked.settings
+    request = read_record(settled).asked
+    trials = [Trial(variant.name, seed) for seed in request.seeds for variant in request.variants]
+    pipe.send("ready")
+    pipe.send(sum(bare_seconds(settled, trial) for trial in trials))
+    while not pipe.poll():
+        bare_seconds(settled, trials[0])
+
+
+def bare_seconds(settled: Path, trial: Trial) -> float:
+    """One training as one writes it: shuffle, mirror, normalise, step, schedule, validate; at the end, the test."""
+    asked, data = read_record(settled).asked, load_data("sample")
+    model, settings = build_variant(asked, asked.variant(trial.variant), data, trial.seed), asked.settings
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     started = time.process_time()
     images, labels = data.normalise(data.train.images), data.train.labels  # pyright: ignore[reportArgumentType]

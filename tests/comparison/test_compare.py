@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 from scipy import stats
 
 from comparison.conftest import SMALL
 from saccade.comparison import compare
 from saccade.comparison.record import read_record, usable_cores
-from saccade.comparison.trial import Trial, load_trial, read_predictions, trial_folder
+from saccade.comparison.trial import CHECKPOINT, Trial, build_variant, read_predictions, trial_folder
 from saccade.data import load_data
 from saccade.errors import UsageError
 from saccade.profiling.timing import threads
@@ -33,7 +34,9 @@ def test_scores_are_those_of_the_checkpoints_on_the_test_images(finished):
     record = read_record(finished.folder)
     for variant in results_of(finished)["variants"]:
         for seed, score in zip(SMALL_SEEDS, variant["scores"], strict=True):
-            model = load_trial(record, Trial(variant["name"], seed), data, finished.folder).eval()
+            model = build_variant(record.asked, record.asked.variant(variant["name"]), data, seed).eval()
+            model.load_state_dict(load_file(trial_folder(finished.folder, Trial(variant["name"], seed)) / CHECKPOINT))
+            model.to(memory_format=torch.channels_last)
             right = 0
             for images, labels in zip(data.test.images.split(256), data.test.labels.split(256), strict=True):
                 batch = data.normalise(images).contiguous(memory_format=torch.channels_last)

