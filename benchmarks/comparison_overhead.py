@@ -4,8 +4,9 @@
 cores; leave the machine alone meanwhile. The comparison is the default one, all of it: imports, reading images,
 measuring costs, starting processes, training, checkpoints, scoring, verdicts, the report; ``--epochs`` makes it longer,
 and each length is kept. The bare loops train and score the same networks for as many steps, and count only the time
-within the loops, no import. Both run at the same moment, one training at a time each: a machine's speed
-drifts by a tenth from minute to minute, for both alike. ``--repeats`` times over; the ratio is that of the sums.
+within the loops, no import. Both are started as one starts them, without settings of threads' or memory's in the
+environment, and run at the same moment, one training at a time each: a machine's speed drifts by a tenth from minute to
+minute, for both alike. ``--repeats`` times over; the ratio is that of the sums.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def both_seconds(settled: Path, out: Path, epochs: int) -> tuple[float, float]:
     """Processor time of a comparison in ``out``, and of the bare loops of the one that was ``settled``."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    loops = spawn.Process(target=bare_loops, args=(settled, theirs))
+    loops = spawn.Process(target=bare_loops, args=(settled, theirs), daemon=True)
     loops.start()
+    theirs.close()  # so that the end of the loops is seen, should they fail
     ours.recv()
     words = ["--epochs", str(epochs), "--jobs", "1", "--out", str(out)]
     before = children_seconds()

@@ -41,8 +41,8 @@ def paired_difference(
     if _has_no_spread(differences):
         return Difference(mean=mean, low=None, high=None, p=None)
     freedom, error = len(differences) - 1, float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    half = special.stdtrit(freedom, _quantile(variants)) * error
-    alone = 2 * special.stdtr(freedom, -abs(mean) / error)
+    half = float(special.stdtrit(freedom, _quantile(variants))) * error
+    alone = 2 * float(special.stdtr(freedom, -abs(mean) / error))
     # 1 - (1 - p)^k, exact also where p is tiny.
     p = -math.expm1(variants * math.log1p(-alone)) if alone < 1 else 1.0
     return Difference(mean=mean, low=mean - half, high=mean + half, p=p)
@@ -102,7 +102,7 @@ def image_change(right: np.ndarray) -> ImageChange:
 
 
 def _quantile(variants: int) -> float:
-    """Of the upper end of one interval of several that hold at once."""
+    """What share of t's distribution lies below the upper end of an interval, where several hold at once."""
     return (1 + CONFIDENCE ** (1 / variants)) / 2
 
 
